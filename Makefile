@@ -1,0 +1,23 @@
+# Every target is idempotent and makes its own .venv first.
+.PHONY: setup demo test lint models bench clean
+
+setup:
+	@scripts/setup.sh
+
+demo: setup
+	.venv/bin/bora demo
+
+test: setup
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+
+models: setup
+	.venv/bin/python -m bora_rollout.models
+
+bench: setup
+	.venv/bin/python benchmarks/bench.py
+
+clean:
+	rm -rf .venv build install log
