@@ -1,0 +1,1 @@
+"""Value types, codecs, parameters and the lifecycle base node that every bora package shares."""
