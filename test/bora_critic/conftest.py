@@ -1,0 +1,5 @@
+"""Keeps torch on one thread."""
+
+import torch
+
+torch.set_num_threads(1)
