@@ -1,0 +1,254 @@
+"""Builds what a task ships: demonstrations -> base model -> offline transitions -> critic, all in one model directory.
+
+    models/<task>/            the base model (bora_policy.vla)
+        offline.safetensors   transitions of demonstrations and of the base model's own episodes, cut as live ones are
+        critic/               the offline critic, the one that online learning inherits
+        build.json            recipe and measurements
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bora_common.errors import BoraError, ModelError
+from bora_common.paths import resolve, share
+from bora_common.robot import RobotSpec, load_robot
+from bora_common.types import Observation, Outcome
+from bora_policy.policy import Policy, noise_seed
+from bora_policy.vla import BoraVLA
+from bora_replay.buffer import TransitionBuffer
+from bora_replay.cutter import cut, record_from_demo
+from bora_rollout.evaluate import evaluate
+from bora_sim import demos
+from bora_sim.tasks import make_task
+from bora_sim.world import CAMERAS, SimWorld
+from bora_trainer.behaviour_cloning import Settings, clone
+from bora_trainer.offline import fit_critic
+
+ROLLOUT_SEED = 500_000  # scenes of the base model's own episodes: neither demonstrations' nor evaluations'
+ENCODE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How much of everything."""
+
+    task: str = 'press_button'
+    robot: str = 'fr3_hand12'
+    demonstrations: int = 120
+    poor_fraction: float = 0.2
+    updates: int = 1000  # of the base model; stopped early, so that it is left something to learn online
+    schedule: int = 2500  # updates that the learning rate's decay is planned for
+    rollouts: int = 60
+    stride: int = 8  # steps between the offline transitions of an episode
+    critic_updates: int = 800
+    trials: int = 100
+    seed: int = 0
+    threads: int = 1
+    workers: int = 1
+
+
+Report = Callable[[str, int, int], None]  # stage, done, total
+
+
+def collect_demonstrations(recipe: Recipe, folder: Path, report: Report) -> list[Path]:
+    """Files of the demonstrations; those that are there already are taken as they are."""
+    seeds = range(recipe.demonstrations)
+    files = [demos.episode_path(folder, recipe.task, seed) for seed in seeds]
+    missing = [seed for seed, file in zip(seeds, files, strict=True) if not file.is_file()]
+    if missing:  # seeds are contiguous, so what an interrupted run left is a prefix
+        first, done = missing[0], iter(range(missing[0] + 1, recipe.demonstrations + 1))
+        demos.collect(
+            recipe.task, recipe.demonstrations - first, first, recipe.poor_fraction, recipe.workers, folder,
+            progress=lambda file, success, steps: report('demonstrations', next(done), recipe.demonstrations),
+        )  # fmt: skip
+    return files
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode at the step rate, from a demonstration or the base model."""
+
+    name: str
+    images: np.ndarray  # uint8 [N,C,H,W,3]
+    proprio: np.ndarray  # [N,D] rad
+    executed: np.ndarray  # [N,D] rad
+    success: bool
+
+
+def demonstrated(files: Sequence[Path], joints: Sequence[str]) -> Iterator[Episode]:
+    """Episodes of demonstration files."""
+    for file in files:
+        demo = demos.load(file)
+        if demo.joints != tuple(joints) or demo.cameras != CAMERAS:
+            raise ModelError(f'{file}: made for other joints or cameras than the model')
+        yield Episode(file.stem, demo.images, demo.proprio, demo.executed, demo.success)
+
+
+def own_episodes(policy: Policy, task: str, count: int) -> Iterator[Episode]:
+    """Episodes that the base model plays: they hold the failures that the critic has to know."""
+    world = SimWorld(task, ROLLOUT_SEED)
+    for seed in range(ROLLOUT_SEED, ROLLOUT_SEED + count):
+        yield play(world, policy, seed)
+
+
+def play(world: SimWorld, policy: Policy, seed: int) -> Episode:
+    """One episode of the base model, planned every `horizon` steps and followed step by step."""
+    world.reset(seed)
+    facts, command = policy.model.facts, world.targets
+    images, proprio, executed = [], [], []
+    for step in range(world.task.episode_steps):
+        images.append(demos.observe(world, facts.image_size))
+        proprio.append(world.qpos)
+        if step % facts.horizon == 0:
+            stamp_ns = round(step * facts.dt * 1e9)
+            chunk = policy.propose(
+                Observation(stamp_ns, images[-1], CAMERAS, proprio[-1], world.task.instruction, f'own-{seed}')
+            ).positions  # fmt: skip
+        target = chunk[step % facts.horizon]
+        world.step_towards(command, target)
+        command = target
+        executed.append(target)
+        if world.success or (world.failure and world.task.failure_ends):
+            break
+    return Episode(f'own_{seed}', np.stack(images), np.stack(proprio), np.stack(executed), world.success)
+
+
+def add_transitions(buffer: TransitionBuffer, policy: Policy, episode: Episode, recipe: Recipe, instruction: str, limit: int) -> None:
+    """Cut an episode into transitions with proposals every `stride` steps, and insert them."""
+    facts = policy.model.facts
+    frames = list(range(0, len(episode.executed), recipe.stride))
+    tokens, chunks = _propose(policy, episode, frames, instruction)
+    record = record_from_demo(
+        episode=episode.name, task=recipe.task, robot=recipe.robot, executed=episode.executed, frames=frames, tokens=tokens,
+        token_names=facts.token_names, vla=chunks, proprio=episode.proprio[frames], episode_steps=limit, dt=facts.dt,
+        outcome=Outcome.SUCCESS if episode.success else Outcome.TIMEOUT, model_id=policy.model.model_id,
+    )  # fmt: skip
+    for transition in cut(record, first_seq=len(buffer)):
+        buffer.insert(transition)
+
+
+def _propose(policy: Policy, episode: Episode, frames: Sequence[int], instruction: str) -> tuple[np.ndarray, np.ndarray]:
+    """(z [M,T,W], chunks [M,k,D] rad) of the base model at `frames`."""
+    model, parts = policy.model, []
+    for begin in range(0, len(frames), ENCODE_BATCH):
+        some = list(frames[begin : begin + ENCODE_BATCH])
+        seeds = [noise_seed(episode.name, frame) for frame in some]
+        shape = (policy.denoise_steps, model.config.knots, len(model.layout))
+        noise = np.stack([np.random.default_rng(s).standard_normal(shape) for s in seeds], axis=1)
+        parts.append(model.propose(episode.images[some], episode.proprio[some], [instruction] * len(some), noise))
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def offline_transitions(
+    policy: Policy, files: Sequence[Path], recipe: Recipe, robot: RobotSpec, report: Report
+) -> TransitionBuffer:
+    """Transitions of demonstrations and own episodes under the final model."""
+    task, facts = make_task(recipe.task), policy.model.facts
+    per_episode = -(-task.episode_steps // recipe.stride)
+    total = len(files) + recipe.rollouts
+    buffer = TransitionBuffer(
+        max(1, total * per_episode), facts.steps, len(robot.layout), len(facts.token_names), facts.token_width, dt=facts.dt,
+        joint_names=robot.layout.names, token_names=facts.token_names, model_id=policy.model.model_id,
+    )  # fmt: skip
+    done = 0
+    for source in (demonstrated(files, robot.layout.names), own_episodes(policy, recipe.task, recipe.rollouts)):
+        for episode in source:
+            add_transitions(buffer, policy, episode, recipe, task.instruction, task.episode_steps)
+            done += 1
+            report('transitions', done, total)
+    return buffer
+
+
+def build(out: Path, recipe: Recipe, work: Path, report: Report = lambda stage, done, total: None, base: Path | None = None) -> dict:
+    """Build the model directory `out`; facts of the build, also in build.json. `work` keeps demonstrations and progress.
+
+    `base`: a model directory to take the base model from instead of training one.
+    """
+    torch.set_num_threads(recipe.threads)
+    robot, task, began = load_robot(resolve(recipe.robot, 'config/robots')), make_task(recipe.task), time.monotonic()
+    files = collect_demonstrations(recipe, work / 'demonstrations', report)
+    if base is None:
+        settings = Settings(updates=recipe.schedule, seed=recipe.seed, threads=recipe.threads)
+        model = clone(
+            files, task.instruction, robot.layout, robot.cameras, settings, folder=work / 'cloning', until=recipe.updates,
+            progress=lambda update, info: report('behaviour cloning', update, recipe.updates),
+        )  # fmt: skip
+        model.requires_grad_(False)
+        model.save_pretrained(out)
+    elif Path(base).resolve() != out.resolve():
+        BoraVLA.from_pretrained(base).save_pretrained(out)
+    policy = Policy.load(out, joint_names=robot.layout.names, camera_names=robot.cameras)
+    buffer = offline_transitions(policy, files, recipe, robot, report)
+    buffer.save(out / 'offline.safetensors')
+    critic = fit_critic(
+        buffer, policy.model.normalizer, out / 'critic', steps=recipe.critic_updates, seed=recipe.seed, threads=recipe.threads,
+        progress=lambda done, total, info: report('critic', done, total),
+    )  # fmt: skip
+    result = evaluate(
+        recipe.task, policy, None, recipe.trials, recipe.seed, progress=lambda done, trial: report('evaluation', done, recipe.trials)
+    )
+    facts = {
+        'recipe': asdict(recipe), 'base': result, 'critic': critic, 'transitions': len(buffer), 'machine': platform.machine(),
+        'minutes': (time.monotonic() - began) / 60,
+    }  # fmt: skip
+    (out / 'build.json').write_text(json.dumps(facts, indent=1, sort_keys=True) + '\n')
+    return facts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of `python -m bora_rollout.models`."""
+    parser = argparse.ArgumentParser(prog='bora train', description=__doc__.split('\n')[0])
+    parser.add_argument('--out', type=Path, help='model directory; models/<task> when empty')
+    parser.add_argument('--work', type=Path, help='folder of demonstrations and progress; build/models/<task> when empty')
+    parser.add_argument('--base', type=Path, help='take the base model from here instead of training one')
+    for name, value in asdict(Recipe()).items():
+        parser.add_argument(f'--{name.replace("_", "-")}', type=type(value), default=value)
+    options = parser.parse_args(arguments)
+    recipe = Recipe(**{name: getattr(options, name) for name in asdict(Recipe())})
+    try:
+        out = options.out or share() / 'models' / recipe.task
+        with _Bars() as bars:
+            facts = build(out, recipe, options.work or Path('build') / 'models' / recipe.task, bars.report, options.base)
+    except BoraError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    base = facts['base']
+    low, high = base['wilson95']
+    print(f'{out}: base {base["successes"]}/{base["trials"]} (Wilson 95 %: {low:.0%} to {high:.0%}), {facts["minutes"]:.1f} min')
+    return 0
+
+
+class _Bars:
+    """A progress bar a stage."""
+
+    def __enter__(self) -> _Bars:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn('{task.description:<18}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns)
+        self._progress.start()
+        self._stages: dict[str, object] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._stages[stage], completed=done)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
