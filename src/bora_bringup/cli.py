@@ -15,6 +15,7 @@ from typing import Any
 from bora_common.errors import BoraError
 
 INTERRUPTED = 130
+LATEST = 'runs/latest'
 
 
 def main() -> None:
@@ -41,14 +42,17 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """name=value texts may stand anywhere among the options, which argparse alone does not allow."""
+    """Positional texts may also stand behind options, which argparse alone does not allow where they are optional."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    stray = [r for r in rest if r.startswith('-') or '=' not in r or not hasattr(options, 'arguments')]
-    if stray:
-        parser.error(f'unrecognized arguments: {" ".join(stray)}')
-    if rest:
+    pairs = hasattr(options, 'arguments') and all('=' in r and not r.startswith('-') for r in rest)
+    folder = options.run is replay_verify and options.run_dir == LATEST and len(rest) == 1 and not rest[0].startswith('-')
+    if rest and not (pairs or folder):
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    if rest and pairs:
         options.arguments = [*options.arguments, *rest]
+    elif rest:
+        options.run_dir = rest[0]
     return options
 
 
@@ -171,7 +175,7 @@ def graph(options: argparse.Namespace) -> int:
 def _replay(commands: Any) -> None:
     parser = _add(commands, 'replay', replay_verify, 'the step log')
     parser.add_argument('action', choices=('verify',))
-    parser.add_argument('run_dir', nargs='?', default='runs/latest', help='folder of a run')
+    parser.add_argument('run_dir', nargs='?', default=LATEST, help='folder of a run')
     parser.add_argument('--json', action='store_true')
 
 

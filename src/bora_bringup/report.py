@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 STRIP_FRAMES = 8
 STRIP_HEIGHT = 96  # px
+CURVES = 21  # at most
+COUNTERS = ('update', 'round', 'round_update', 'transitions', 'updates_per_second')  # of the trainer's metrics: no curves worth a plot
 BLUE, ORANGE, GREEN, RED, GREY = '#2563eb', '#ea8a1f', '#2e9e5b', '#d0453e', '#9aa3af'
 COLOURS = {Outcome.SUCCESS: GREEN, Outcome.FAILURE: RED, Outcome.TIMEOUT: ORANGE, Outcome.ABORTED: GREY, Outcome.NONE: GREY}
 
@@ -141,16 +143,17 @@ def _episode_bars(axes: Any, online: Sequence[EpisodeResult]) -> None:
         axes.bar(0, 0, color=COLOURS[outcome], label=outcome.name.lower())
     axes.set_xlabel('online episode (n×: takeovers)')
     axes.set_ylabel('length [s]')
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if online:
-        axes.legend(frameon=False, ncols=4, loc='upper right')
+        axes.legend(frameon=False, ncols=4, loc='lower right', bbox_to_anchor=(1.0, 1.0))
 
 
 def _training(results: Results) -> list[str]:
     rows_ = [r for r in results.metrics if 'update' in r]
-    names = [n for n in dict.fromkeys(k for r in rows_ for k in r) if n != 'update' and _is_curve(rows_, n)]
+    names = [n for n in dict.fromkeys(k for r in rows_ for k in r) if n not in COUNTERS and _is_curve(rows_, n)]
     if not names:
         return []
-    return ['<h2>Training</h2>', _plot_grid(rows_, names[:12])]
+    return ['<h2>Training</h2>', _plot_grid(rows_, names[:CURVES])]
 
 
 def _is_curve(rows_: Sequence[dict[str, Any]], name: str) -> bool:

@@ -157,3 +157,16 @@ def test_dry_run_prints_the_graph_and_starts_nothing(capsys, tmp_path):
 def test_a_named_error_is_one_line_and_exit_code_1(capsys):
     assert run(['up', 'online', '--dry-run', 'tusk=press_button']) == 1
     assert capsys.readouterr().err == 'error: unknown argument "tusk", did you mean "task"?\n'
+
+
+@pytest.mark.parametrize('arguments', [['verify', 'RUN'], ['verify', '--json', 'RUN'], ['verify', 'RUN', '--json']])
+def test_a_log_that_is_none_is_named_wherever_the_folder_stands(arguments, tmp_path, capsys):
+    assert run(['replay', *(str(tmp_path) if a == 'RUN' else a for a in arguments)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_what_no_command_knows_is_a_usage_error(capsys):
+    for arguments in (['up', 'online', '--fast'], ['graph', 'a=b'], ['replay', 'verify', 'a', 'b']):
+        with pytest.raises(SystemExit) as stopped:
+            run(arguments)
+        assert stopped.value.code == 2
