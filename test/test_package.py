@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 NEEDED = {
     'bora_msgs', 'rclpy', 'sensor_msgs', 'trajectory_msgs', 'diagnostic_msgs', 'visualization_msgs', 'tf2_msgs', 'cv_bridge', 'joy',
     'realsense2_camera', 'controller_manager', 'joint_trajectory_controller', 'joint_state_broadcaster', 'robot_state_publisher', 'rviz2',
-    'python3-torch-pip', 'python3-transformers-pip', 'python3-opencv', 'python3-numpy',
+    'python3-torch', 'python3-transformers-pip', 'python3-opencv', 'python3-numpy',
 }  # fmt: skip
 
 

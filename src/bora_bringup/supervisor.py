@@ -35,7 +35,6 @@ class Child:
     process: subprocess.Popen | None = None
     started: float = 0.0
     restarts: int = 0
-    total_restarts: int = 0
     due: float | None = None  # steady time of the next start, while waiting for it
     log_offset: int = 0
 
@@ -136,7 +135,6 @@ class Supervisor:
             raise RunEnded(f'{name} ended again after {child.restarts} restarts ({how}); see {child.log}')
         wait = BACKOFF[child.restarts]
         child.restarts += 1
-        child.total_restarts += 1
         child.due = now + wait
         self.report(f'{name} ended ({how}), starting it again in {wait:g} s; see {child.log}')
 

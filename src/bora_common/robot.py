@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,18 +134,3 @@ def load_task(path: str | Path, robot: RobotSpec) -> TaskSpec:
         joint = robot.layout.names[int(np.argmax((start < robot.lower) | (start > robot.upper)))]
         raise ConfigError(f'{path}: start_pose of "{joint}" is outside its limits')
     return TaskSpec(name, instruction, int(steps), start, bool(failure_ends))
-
-
-def describe(robot: RobotSpec) -> dict[str, Any]:
-    """Facts of a robot as JSON-able values, for logs and manifests."""
-    return {f.name: _plain(getattr(robot, f.name)) for f in dataclasses.fields(robot)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, JointLayout):
-        return list(value.names)
-    if isinstance(value, tuple):
-        return [dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for v in value]
-    return value

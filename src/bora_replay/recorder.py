@@ -95,9 +95,6 @@ class Recorder:
         found = [n for n, d in self._drafts.items() if d.event is not None and d.event.state == EpisodeState.RUNNING]
         return found[-1] if found else ''
 
-    def is_closed(self, episode: str) -> bool:
-        return episode in self._closed
-
     def mark_closed(self, episodes: Iterable[str]) -> None:
         """Episodes that were cut before this recorder was made."""
         self._closed |= dict.fromkeys(episodes)

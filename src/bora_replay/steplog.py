@@ -307,7 +307,6 @@ class _Replay:
     logged: list[Transition] = field(default_factory=list)
     closed: list[tuple[ClosedEpisode, bool]] = field(default_factory=list)  # with: was cut by the recorder
     frames: list[FrameRef] = field(default_factory=list)
-    undecodable: int = 0
 
 
 def _replay(run_dir: str | Path, contents: Contents) -> _Replay | None:

@@ -38,7 +38,7 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from bora_common.node import interface, qos  # noqa: E402
 from bora_common.topics import ServiceSpec, TopicSpec  # noqa: E402
 
-DISCOVERY = 15.0  # s; usually half a second, but an announcement may be missed on a busy machine
+DISCOVERY = 60.0  # s; usually half a second, but a busy machine may starve a process or miss an announcement
 HOST = 'from bora_bringup.host import main; main()'
 
 

@@ -75,7 +75,7 @@ def test_cameras_joints_clock_and_truth_are_published_on_the_simulated_time(grap
 
 
 def test_the_robot_follows_trajectories_in_lock_step_and_records_them(graph, tmp_path):
-    process = start(graph, realtime_factor=0.0, record=str(tmp_path / 'record.npz'))
+    process = start(graph, realtime_factor=0.0, lockstep_timeout=5.0, record=str(tmp_path / 'record.npz'))
     hardware = FakeHardware(graph)
     hardware.wait_ticks(2)
     goal = hardware.positions.copy()
