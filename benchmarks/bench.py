@@ -12,7 +12,6 @@ import torch
 
 from bora_bringup.summary import percentiles, provenance
 from bora_common.paths import resolve
-from bora_common.robot import load_robot
 from bora_policy.policy import Policy
 from bora_replay.buffer import TransitionBuffer
 from bora_sim.world import CAMERAS, SimWorld
@@ -68,7 +67,6 @@ def replay() -> dict[str, object]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    load_robot(resolve('fr3_hand12', 'config/robots'))
     figures = {**simulation(), **proposal(), **replay(), **provenance(0)}
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(figures, indent=1) + '\n')
