@@ -49,6 +49,8 @@ setup(
     packages=find_packages('src'),
     data_files=shared_files(),
     install_requires=['setuptools'],
+    # colcon runs in the system's Python: the executables shall take the one of the shell that starts them, a virtual environment's.
+    options={'build_scripts': {'executable': '/usr/bin/env python3'}},
     zip_safe=False,
     entry_points={
         'console_scripts': ['bora = bora_bringup.cli:main', 'host = bora_bringup.host:main'],

@@ -1,73 +1,56 @@
-"""Timings of this machine, written to build/bench.json: `make bench`. Each figure is p50, p99 and n, or a ratio measured in this run."""
+"""Timings of this machine, written to build/bench.json: `make bench`. Each group of figures is a script of its own, run alone.
+
+Timings are {"p50", "p99", "n"} in ms of the steady clock; a ratio is against a baseline measured in the same run. What each figure is
+from and to stands in the script that measures it.
+"""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
-import numpy as np
-import torch
+from bora_bringup import environment
+from bora_bringup.summary import provenance
 
-from bora_bringup.summary import percentiles, provenance
-from bora_common.paths import resolve
-from bora_policy.policy import Policy
-from bora_replay.buffer import TransitionBuffer
-from bora_sim.world import CAMERAS, SimWorld
-
-TASK = 'press_button'
 OUT = Path('build/bench.json')
+HERE = Path(__file__).resolve().parent
+TIMEOUT = 480.0  # s, of one script; it is far less unless the machine is overloaded
 
 
-def times_ms(work: Callable[[], object], n: int, warm_up: int = 3) -> list[float]:
-    """Milliseconds of `n` calls."""
-    for _ in range(warm_up):
-        work()
-    spent = []
-    for _ in range(n):
-        begin = time.perf_counter()
-        work()
-        spent.append((time.perf_counter() - begin) * 1e3)
-    return spent
+def measure(script: str, *arguments: str) -> dict[str, object]:
+    """Figures of one script."""
+    print(f'{script} …', file=sys.stderr, flush=True)
+    command = [sys.executable, str(HERE / f'{script}.py'), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            output, _ = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.terminate()  # a script that runs a graph ends it then
+    if process.returncode:
+        raise SystemExit(f'error: benchmarks/{script}.py ended with exit code {process.returncode}')
+    return json.loads(output.splitlines()[-1])
 
 
-def simulation() -> dict[str, object]:
-    """Simulated seconds a second without images; milliseconds for the three cameras at the size the graph uses."""
-    world = SimWorld(TASK, 0)
-    target = world.targets
-    seconds = 5.0
-    begin = time.perf_counter()
-    for _ in range(round(seconds * 100)):
-        world.step_physics(target)
-    factor = seconds / (time.perf_counter() - begin)
-    return {'sim_realtime_factor': round(factor, 1), 'render_ms': percentiles(times_ms(lambda: world.render(160, 120, CAMERAS), 50))}
-
-
-def proposal() -> dict[str, object]:
-    """Milliseconds of one proposal of the shipped model: images to chunk."""
-    policy = Policy.load(resolve(TASK, 'models'))
-    facts = policy.model.facts
-    shape = (1, len(facts.camera_names), facts.image_size, facts.image_size, 3)
-    images, proprio = np.zeros(shape, np.uint8), np.zeros((1, len(facts.joint_names)))
-    noise = np.zeros((policy.denoise_steps, 1, policy.model.config.knots, len(facts.joint_names)))
-    return {'proposal_ms': percentiles(times_ms(lambda: policy.model.propose(images, proprio, ['press'], noise), 100))}
-
-
-def replay() -> dict[str, object]:
-    """Time of sampling a batch ÷ time of copying the same bytes."""
-    buffer = TransitionBuffer.load(resolve(TASK, 'models') / 'offline.safetensors')
-    rng = np.random.default_rng(0)
-    batch = buffer.sample(rng, 64)
-    arrays = [np.asarray(v) for v in batch.values()]
-    sample = np.median(times_ms(lambda: buffer.sample(rng, 64), 200))
-    copy = np.median(times_ms(lambda: [a.copy() for a in arrays], 200))
-    return {'replay_sample_ratio': round(float(sample / copy), 2)}
+def derive(figures: dict) -> dict[str, object]:
+    """Figures that set those of two scripts against each other."""
+    latency, alone = figures['chunk_latency_ms'], figures['proposal_ms']['p50']
+    bare = figures['trainer_bare_updates_per_s']
+    return {
+        'chunk_overhead_ms': {**latency, **{k: latency[k] - alone for k in ('p50', 'p99')}},
+        'trainer_ratio': round(figures['trainer_updates_per_s'] / bare, 3),
+    }
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    figures = {**simulation(), **proposal(), **replay(), **provenance(0)}
+    environment.apply()
+    with tempfile.TemporaryDirectory() as folder:
+        run = str(Path(folder) / 'run')
+        figures = {**measure('simulation'), **measure('proposal'), **measure('graph', run)}
+        figures |= {**measure('replay', run), **measure('training', run)}
+    figures |= {**derive(figures), **provenance(0)}
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(figures, indent=1) + '\n')
     print(json.dumps(figures, indent=1))

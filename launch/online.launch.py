@@ -25,6 +25,7 @@ def process_action(graph: Graph, process: ProcessSpec, parameters) -> Node:
     return Node(
         package=first.package,
         executable=first.executable,
+        exec_name=process.name,
         namespace=graph.namespace_of(first),
         arguments=list(process.arguments),
         parameters=[str(parameters)],

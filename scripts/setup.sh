@@ -6,17 +6,20 @@ cd "$(dirname "$0")/.."
 die() { echo "setup: $1" >&2; exit 1; }
 
 find_python() {
-  local candidate
-  for candidate in ${PYTHON:-python3 python3.12 python3.11}; do
-    command -v "$candidate" >/dev/null || continue
-    case "$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" in 3.11 | 3.12) echo "$candidate"; return ;; esac
+  local candidates=(python3 python3.12 python3.11) candidate version found=()
+  [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
+    version=$("$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+    case "$version" in 3.11 | 3.12) echo "$candidate"; return ;; esac
+    found+=("$candidate is $version")
   done
-  die "Python 3.11 or 3.12 is needed, found $(python3 --version 2>/dev/null || echo none); set PYTHON=/path/to/python3.11"
+  [ ${#found[@]} -gt 0 ] || found=("no ${candidates[0]}")
+  die "Python 3.11 or 3.12 is needed, found: ${found[0]}; set PYTHON=/path/to/python3.11"
 }
 
 install_debian_packages() {
   command -v dpkg-query >/dev/null || return 0
-  local wanted=(gcc g++ cmake make libegl1 libegl-mesa0 libgl1-mesa-dri) missing=() package version
+  local wanted=(gcc g++ cmake make libegl1 libegl-mesa0 libopengl0 libgl1-mesa-dri) missing=() package version
   version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   "$python" -c 'import ensurepip, venv' 2>/dev/null || wanted+=("python$version-venv")
   "$python" -c 'import pathlib, sysconfig; raise SystemExit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' ||
@@ -54,9 +57,10 @@ step_environment() {
 step_messages() { pip install --no-deps --force-reinstall ./bora_msgs; }
 step_bora() { pip install --no-deps --no-build-isolation -e .; }
 
+[ "$(uname -m)" = x86_64 ] || die "the ROS 2 wheels are for x86_64, this is $(uname -m): use a ROS 2 Jazzy installation, see README.md"
 python=$(find_python)
 install_debian_packages
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -c 'import pip' 2>/dev/null || "$python" -m venv --clear .venv # also one whose making was interrupted
 once environment step_environment requirements.txt requirements-wheels.txt constraints/jazzy-wheels.txt
 mapfile -t interface_files < <(find bora_msgs -type f -not -path '*/build/*' | sort)
 once messages step_messages "${interface_files[@]}"

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _graph(commands)
     _replay(commands)
     _eval(commands)
+    _online(commands)
     _train(commands)
     _sim(commands)
     return parser
@@ -127,6 +128,7 @@ def _demo(commands: Any) -> None:
     parser.add_argument('--episodes', type=int, default=10, help='online episodes a round')
     parser.add_argument('--rounds', type=int, default=2)
     parser.add_argument('--eval-episodes', type=int, default=40, help='poses of each evaluation')
+    parser.add_argument('--updates', type=int, default=0, help="updates in a round; 0: as the trainer's parameter says")
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--realtime-factor', type=float, default=0.0, help='highest pace of the simulation; 0: as fast as it can')
     parser.add_argument('--operator', default='skilled', help='skilled, late, mediocre or none')
@@ -139,8 +141,9 @@ def demo(options: argparse.Namespace) -> int:
     from bora_bringup.demo import Plan, run_demo
 
     plan = Plan(
-        episodes=options.episodes, rounds=options.rounds, eval_episodes=options.eval_episodes, seed=options.seed,
-        realtime_factor=options.realtime_factor, operator=options.operator, run_dir=options.run_dir, arguments=tuple(options.arguments),
+        episodes=options.episodes, rounds=options.rounds, eval_episodes=options.eval_episodes, updates=options.updates,
+        seed=options.seed, realtime_factor=options.realtime_factor, operator=options.operator, run_dir=options.run_dir,
+        arguments=tuple(options.arguments),
     )  # fmt: skip
     return run_demo(plan)
 
@@ -196,7 +199,7 @@ def _eval(commands: Any) -> None:
     parser.add_argument('--task', default='press_button')
     parser.add_argument('--model', default='', help='folder; models/<task> when empty')
     parser.add_argument('--residual', default='', help='residual weights (safetensors); none when empty')
-    parser.add_argument('--variant', default='standard')
+    parser.add_argument('--variant', default='standard', help='standard, unseen or deployment')
     parser.add_argument('--episodes', type=int, default=40)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--json', action='store_true')
@@ -211,12 +214,43 @@ def evaluate(options: argparse.Namespace) -> int:
     from bora_rollout.evaluate import evaluate as run_evaluation
 
     model = resolve(options.model or options.task, 'models')
-    result = run_evaluation(options.task, model, options.residual or None, options.episodes, options.seed)
+    result = run_evaluation(options.task, model, options.residual or None, options.episodes, options.seed, variant=options.variant)
     if options.json:
         print(json.dumps(result))
     else:
         low, high = result['wilson95']
         print(f'{result["task"]}: {result["successes"]}/{result["trials"]} (Wilson 95 %: {low:.0%} to {high:.0%})')
+    return 0
+
+
+def _online(commands: Any) -> None:
+    parser = _add(commands, 'online', online, 'rounds of online learning between two evaluations, in one process')
+    parser.add_argument('--task', default='press_button')
+    parser.add_argument('--model', default='', help='folder; models/<task> when empty')
+    parser.add_argument('--variant', default='deployment', help='standard, unseen or deployment')
+    parser.add_argument('--operator', default='skilled', help='skilled, late, mediocre or none')
+    parser.add_argument('--rounds', type=int, default=2)
+    parser.add_argument('--episodes', type=int, default=10, help='online episodes a round')
+    parser.add_argument('--trials', type=int, default=100, help='poses of each evaluation')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--json', action='store_true')
+
+
+def online(options: argparse.Namespace) -> int:
+    """Learn in process."""
+    from bora_bringup import environment
+
+    environment.apply()
+    from bora_common.paths import resolve
+    from bora_rollout.online import run as run_online
+
+    names = ('variant', 'operator', 'rounds', 'episodes', 'trials', 'seed')
+    result = run_online(options.task, resolve(options.model or options.task, 'models'), **{n: getattr(options, n) for n in names})
+    if options.json:
+        print(json.dumps(result))
+    else:
+        base, final = result['base_success'], result['final_success']
+        print(f'{result["task"]}: base {base["successes"]}/{base["trials"]}, final {final["successes"]}/{final["trials"]}')
     return 0
 
 

@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ SEED_STRIDE = 10_000
 START_TIMEOUT = 180.0  # s of wall time, also below
 EPISODE_TIMEOUT = 120.0
 TRAINING_TIMEOUT = 240.0
-LOG_TIMEOUT = 30.0
+LOG_TIMEOUT = 60.0
+NEEDED = ('perception', 'policy', 'replay')  # may be started again, but an episode without one of them would be wasted
+Play = Callable[[int, bool, int], EpisodeResult]  # an episode: round, evaluation, seed
+LATE_NS = 3_000_000_000  # of ROS time from the end of an episode until it is cut: 2 s for late marks, and a margin
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Plan:
     episodes: int = 10
     rounds: int = 2
     eval_episodes: int = 40
+    updates: int = 0  # of the residual in a round; 0: as the trainer's parameter says
     seed: int = 0
     realtime_factor: float = 0.0
     operator: str = 'skilled'
@@ -42,15 +47,16 @@ class Plan:
 
     def graph(self) -> Graph:
         """The graph of this plan, tuned to its rounds."""
-        if min(self.episodes, self.rounds, self.eval_episodes, self.seed) < 0:
-            raise ConfigError('demo: episodes, rounds, eval-episodes and seed must not be negative')
+        if min(self.episodes, self.rounds, self.eval_episodes, self.updates, self.seed) < 0:
+            raise ConfigError('demo: episodes, rounds, eval-episodes, updates and seed must not be negative')
         pairs = {
             'operator': self.operator, 'seed': self.seed, 'realtime_factor': self.realtime_factor, 'run_dir': self.run_dir,
         }  # fmt: skip
         arguments: Arguments = parse_arguments([*(f'{k}={v}' for k, v in pairs.items()), *self.arguments])
         if not arguments.use_sim:
             raise ConfigError('demo: needs use_sim=true')
-        return online(arguments, {'trainer': {'episodes_per_round': self.episodes}})
+        updates = {'planned_updates': self.updates} if self.updates else {}
+        return online(arguments, {'trainer': {'episodes_per_round': self.episodes, **updates}})
 
     def evaluation_seeds(self) -> list[int]:
         base = EVALUATION_SEED + SEED_STRIDE * self.seed
@@ -73,6 +79,11 @@ class Run:
     final: list[EpisodeResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # restarts, skipped nodes, time-outs that did not end the run
     wall: dict[str, float] = field(default_factory=dict)  # s of each phase
+    pids: dict[str, int] = field(default_factory=dict)  # of the needed processes when they were last seen to work
+
+    def names_of(self, *processes: str) -> list[str]:
+        """Full names of the nodes in these processes."""
+        return [f'{self.graph.namespace_of(n)}/{n.name}' for n in self.graph.nodes if n.process in processes and not n.external]
 
     def phase(self, name: str, since: float) -> None:
         self.wall[name] = round(time.monotonic() - since, 1)
@@ -153,35 +164,53 @@ def _phases(run: Run, session: Session, supervisor: Supervisor) -> None:
     label, note = TextColumn('{task.description:26s}'), TextColumn('{task.fields[note]}')
     with Progress(label, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), note) as progress:
         since = time.monotonic()
-        names = [f'{run.graph.namespace_of(n)}/{n.name}' for n in run.graph.nodes if not n.external]
         waiting = progress.add_task('starting the graph', total=1, note='')
-        session.wait_until_working(names, START_TIMEOUT)
+        session.wait_until_working(run.names_of(*supervisor.children), START_TIMEOUT)
+        run.pids = _needed(supervisor)
         progress.update(waiting, completed=1)
-        supervisor.remember_shared_memory()
         run.phase('startup', since)
-        _evaluate(run, session, progress, 'base', run.base, 0)
+
+        def play(round: int, evaluation: bool, seed: int) -> EpisodeResult:
+            _wait_for_needed(run, session, supervisor)
+            return session.run_episode(round, evaluation, seed, EPISODE_TIMEOUT)
+
+        _evaluate(run, play, progress, 'base', run.base, 0)
         for round in range(run.plan.rounds):
-            _learn(run, session, progress, round)
-        _evaluate(run, session, progress, 'final', run.final, max(run.plan.rounds - 1, 0))
-        supervisor.remember_shared_memory()
+            _learn(run, session, play, progress, round)
+        _evaluate(run, play, progress, 'final', run.final, max(run.plan.rounds - 1, 0))
         _settle(run, session)
 
 
-def _evaluate(run: Run, session: Session, progress: Any, name: str, results: list[EpisodeResult], round: int) -> None:
+def _needed(supervisor: Supervisor) -> dict[str, int]:
+    return {name: pid for name, pid in supervisor.pids.items() if name in NEEDED}
+
+
+def _wait_for_needed(run: Run, session: Session, supervisor: Supervisor) -> None:
+    """Wait for the processes that were started again since the last episode; what their nodes said before is forgotten."""
+    while _needed(supervisor) != run.pids:
+        session.wait(lambda: len(_needed(supervisor)) == len(NEEDED), START_TIMEOUT, lambda: f'all of {", ".join(NEEDED)} to be started')
+        now = _needed(supervisor)
+        nodes = run.names_of(*(name for name in NEEDED if now.get(name) != run.pids.get(name)))
+        session.follower.forget(nodes)
+        session.wait_until_working(nodes, START_TIMEOUT)
+        run.pids = now
+
+
+def _evaluate(run: Run, play: Play, progress: Any, name: str, results: list[EpisodeResult], round: int) -> None:
     since, seeds = time.monotonic(), run.plan.evaluation_seeds()
     bar = progress.add_task(f'evaluation: {name}', total=len(seeds), note='')
     for seed in seeds:
-        results.append(session.run_episode(round, True, seed, EPISODE_TIMEOUT))
+        results.append(play(round, True, seed))
         progress.update(bar, advance=1, note=f'{_successes(results)} successes')
     run.phase(f'evaluation_{name}', since)
 
 
-def _learn(run: Run, session: Session, progress: Any, round: int) -> None:
+def _learn(run: Run, session: Session, play: Play, progress: Any, round: int) -> None:
     since, results = time.monotonic(), []
     seeds = run.plan.online_seeds(round)
     bar = progress.add_task(f'round {round + 1}: episodes', total=len(seeds), note='')
     for seed in seeds:
-        results.append(session.run_episode(round, False, seed, EPISODE_TIMEOUT))
+        results.append(play(round, False, seed))
         run.online.append(results[-1])
         takeovers = sum(r.takeovers for r in results)
         progress.update(bar, advance=1, note=f'{_successes(results)} successes, {takeovers} takeovers')
@@ -211,16 +240,29 @@ def _training(status: Any) -> str:
 
 
 def _settle(run: Run, session: Session) -> None:
-    """Wait until the trainer holds what the log holds: the last episodes are cut only after the time for late marks."""
-    since, last = time.monotonic(), -1
-    deadline = since + LOG_TIMEOUT
-    changed = since
-    while time.monotonic() < deadline and time.monotonic() - changed < 3.0:
+    """Wait until the trainer holds what the log holds: the last episodes are cut only after the time for late marks.
+
+    Only a status younger than that counts, so a trainer that has just been killed does not pass for one that is done.
+    """
+    since, follower = time.monotonic(), session.follower
+    due_ns = max((r.ended_ns for r in run.online), default=0) + LATE_NS
+    asked, logged = follower.training, None
+    while time.monotonic() - since < LOG_TIMEOUT:
         session.pump(0.2)
-        status = session.follower.training
-        if status is not None and status.transitions != last:
-            last, changed = status.transitions, time.monotonic()
+        status = follower.training
+        if status is asked or stamp_ns(status) < due_ns:
+            continue
+        asked, logged = status, session.logged()
+        if logged == status.transitions:
+            break
+    else:
+        run.notes.append(f'after {LOG_TIMEOUT:g} s the log holds {logged} transitions, the trainer {asked.transitions if asked else None}')
     run.phase('settle', since)
+
+
+def stamp_ns(message: Any) -> int:
+    """ROS time of a message in ns."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
 def _successes(results: list[EpisodeResult]) -> int:

@@ -30,6 +30,9 @@ class Arguments:
 
     use_sim: bool = field(default=True, metadata={'help': 'simulated robot, referee and /clock instead of the real ones'})
     robot_config: str = field(default='fr3_hand12', metadata={'help': 'robot: a name in config/robots or a YAML file'})
+    objects: str = field(
+        default='deployment', metadata={'help': 'simulated workplace: standard, unseen, or deployment (miscalibrated, as a real one)'}
+    )  # fmt: skip
     task: str = field(default='press_button', metadata={'help': 'task: a name in config/tasks or a YAML file'})
     device: str = field(default='cpu', metadata={'help': 'torch device of policy, critic and trainer: cpu, cuda or cuda:N'})
     rviz: bool = field(default=False, metadata={'help': 'start rviz2 with config/rviz/bora.rviz'})
@@ -321,8 +324,8 @@ def _simulation(facts: Facts) -> list[NodeSpec]:
     nodes = [
         NodeSpec(
             'simulated_robot', 'robot',
-            {**config, 'task': facts.task_name, 'seed': arguments.seed, 'realtime_factor': arguments.realtime_factor,
-             'record': str(facts.run_dir / 'controller.npz'), 'use_sim_time': False},
+            {**config, 'task': facts.task_name, 'objects': arguments.objects, 'seed': arguments.seed,
+             'realtime_factor': arguments.realtime_factor, 'record': str(facts.run_dir / 'controller.npz'), 'use_sim_time': False},
             publishes=(t.CLOCK, t.JOINT_STATES, t.SIM_STATE, *(f(c) for c in robot.cameras for f in (t.camera_image, t.camera_info))),
             subscribes=(*(t.joint_trajectory(g.controller) for g in robot.groups), t.EXECUTED), serves=(t.SIM_RESET_SCENE,),
         ),

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from bora_bringup.demo import Run
 
 
+RECEIVED_WITHIN_NS = 200_000_000  # between the sending of a command and its arrival at the controllers
+
+
 @dataclass(frozen=True)
 class Results:
     """What the report shows. `logged` and `metrics` are empty where their files are missing or damaged; `notes` says so."""
@@ -59,7 +62,7 @@ def gather(run: Run, follower: Follower) -> Results:
         'log': verified,
         **_weights(follower),
         'frames_dropped': _frames_dropped(follower, run.graph),
-        'takeover_latency_ms': counts.percentiles(_latencies(follower, logged)),
+        'takeover_latency_ms': counts.percentiles(_latencies(follower, logged, record)),
         'restarts': [n for n in notes if 'starting it again' in n],
         'phases_s': run.wall,
         'wall_s': round(time.monotonic() - run.started, 1),
@@ -142,9 +145,29 @@ def _frames_dropped(follower: Follower, graph: Any) -> int:
     return sum(int(v) for k, v in values.items() if k.startswith(('dropped', 'lost')) and v.isdigit())
 
 
-def _latencies(follower: Follower, logged: Sequence[steplog.LoggedEpisode]) -> list[float]:
-    human = [e.stamp_ns for episode in logged for e in episode.record.executed if e.beta > 0]
-    return counts.takeover_latencies(follower.engaged_ns, human)
+def _latencies(
+    follower: Follower, logged: Sequence[steplog.LoggedEpisode], record: tuple[np.ndarray, np.ndarray] | None
+) -> list[float]:
+    """ms of ROS time from the device's message that engages to the first command with beta > 0 that the controllers took over."""
+    if record is None:
+        return []
+    executed = [e for episode in logged for e in episode.record.executed if e.beta > 0]
+    return counts.takeover_latencies(follower.engaged_ns, received_ns(executed, *record))
+
+
+def received_ns(executed: Sequence[ExecutedCommand], t_ns: np.ndarray, positions: np.ndarray) -> list[int]:
+    """When the controllers (record: `t_ns` [N], `positions` [N, D]) had each command in force; those they never had are left out.
+
+    A trajectory says nothing of beta: it is known by its positions, at or after the time at which its record says that it was sent.
+    """
+    found = []
+    for command in executed:
+        first = int(np.searchsorted(t_ns, command.stamp_ns))
+        last = int(np.searchsorted(t_ns, command.stamp_ns + RECEIVED_WITHIN_NS, side='right'))
+        same = np.flatnonzero(np.abs(positions[first:last] - command.positions).max(axis=1, initial=0.0) < 1e-9)
+        if len(same):
+            found.append(int(t_ns[first + same[0]]))
+    return found
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bora_common import topics
 from bora_common.errors import BoraError
-from bora_common.types import ArbiterState, EpisodeEvent, EpisodeState, InterventionEvent, Outcome
+from bora_common.types import ArbiterState, EpisodeEvent, EpisodeState, InterventionEvent, Outcome, WeightsStatus
 
 ERROR = b'\x02'  # diagnostic_msgs/DiagnosticStatus.ERROR
 IDLE = 2  # TrainingStatus.STATE_IDLE
@@ -66,6 +66,7 @@ class Follower:
     interventions: list[InterventionEvent] = field(default_factory=list)
     engaged_ns: list[int] = field(default_factory=list)  # stamps of the messages with which a device engaged
     _engaged: bool = False
+    _answered: set[tuple[Any, bool]] = field(default_factory=set)  # weights by version, accepted or refused
 
     def on_episode(self, event: EpisodeEvent) -> None:
         result = self.episodes.setdefault(event.episode, EpisodeResult(event.episode, event.round, event.evaluation, event.seed))
@@ -86,12 +87,16 @@ class Follower:
             self.engaged_ns.append(stamp_ns)
         self._engaged = engaged
 
-    def on_weights_status(self, accepted: bool, reason: str, update: int) -> None:
-        self.accepted += accepted
-        self.refused += not accepted
-        self.update = update
-        if not accepted:
-            self.refusals.append(reason)
+    def on_weights_status(self, status: WeightsStatus) -> None:
+        """Counted once a version: a restarted residual actor says again what it has, a restarted trainer asks again."""
+        self.update = status.active.update
+        if (status.version, status.accepted) in self._answered:
+            return
+        self._answered.add((status.version, status.accepted))
+        self.accepted += status.accepted
+        self.refused += not status.accepted
+        if not status.accepted:
+            self.refusals.append(status.reason)
 
     def over(self, episode: str) -> bool:
         return self.states.get(episode) in (EpisodeState.ENDED, EpisodeState.AMENDED)
@@ -103,6 +108,11 @@ class Follower:
     def working(self, names: Iterable[str]) -> list[str]:
         """Those of the full names that have not said that they work."""
         return [n for n in names if n not in self.nodes or self.nodes[n][1] == 'not active']
+
+    def forget(self, names: Iterable[str]) -> None:
+        """What these nodes said before counts no more: their process was started again."""
+        for name in names:
+            self.nodes.pop(name, None)
 
     def idle(self, round: int) -> bool:
         """Whether the trainer has done what it planned for this round."""
@@ -127,7 +137,7 @@ class Session:
         self._executor = make_executor(self._context)
         self._executor.add_node(self.node)
         self._subscribe()
-        self._start = self._client(topics.START_EPISODE)
+        self._start, self._transitions = self._client(topics.START_EPISODE), self._client(topics.GET_TRANSITIONS)
 
     def _subscribe(self) -> None:
         from bora_common import codec
@@ -139,16 +149,13 @@ class Session:
         def on_training(msg: Any) -> None:
             f.training = msg
 
-        def on_status(msg: Any) -> None:
-            f.on_weights_status(msg.accepted, msg.reason, msg.active.update)
-
         handlers = {
             topics.EPISODE: lambda m: f.on_episode(codec.decode_episode(m)),
             topics.INTERVENTION: lambda m: f.on_intervention(codec.decode_intervention(m)),
             topics.HUMAN_COMMAND: lambda m: f.on_human(stamp(m.header.stamp), m.engaged),
             topics.BASE_CHUNK: lambda m: f.proposals.setdefault(m.episode, []).append((stamp(m.header.stamp), m.steps)),
             topics.TRAINING: on_training,
-            topics.WEIGHTS_STATUS: on_status,
+            topics.WEIGHTS_STATUS: lambda m: f.on_weights_status(codec.decode_weights_status(m)),
             topics.DIAGNOSTICS: self._on_diagnostics,
         }
         for spec, handler in handlers.items():
@@ -198,6 +205,21 @@ class Session:
         name = answer.episode
         self.wait(lambda: self.follower.over(name), timeout, lambda: f'the end of episode {name} ({self._state(name)})')
         return self.follower.episodes[name]
+
+    def logged(self, timeout: float = 5.0) -> int | None:
+        """Transitions in the log, as the replay node says; None when it does not answer within `timeout` s."""
+        from bora_common.node import interface
+
+        if not self._transitions.service_is_ready():
+            return None
+        future = self._transitions.call_async(interface(topics.GET_TRANSITIONS.type).Request(from_seq=2**63))
+        deadline = time.monotonic() + timeout
+        while not future.done() and time.monotonic() < deadline:
+            self.pump()
+        if not future.done():
+            self._transitions.remove_pending_request(future)
+            return None
+        return int(future.result().end_seq)
 
     def _state(self, episode: str) -> str:
         state = self.follower.states.get(episode)

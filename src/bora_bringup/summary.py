@@ -48,7 +48,7 @@ def human_time(human_steps: Mapping[int, int], steps: Mapping[int, int]) -> dict
 
 
 def takeover_latencies(engaged_ns: Sequence[int], human_ns: Sequence[int], limit: float = 1.0) -> list[float]:
-    """ms from each engaging message to the first command sent with beta > 0; one that found none within `limit` s is left out."""
+    """ms from each engaging message to the first command with beta > 0; one that found none within `limit` s is left out."""
     human = np.sort(np.asarray(human_ns, dtype=np.int64))
     found = []
     for stamp in engaged_ns:

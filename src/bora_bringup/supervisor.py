@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from bora_common.errors import BoraError
 STOP_STEPS = ((signal.SIGTERM, 2.0), (signal.SIGTERM, 1.5), (signal.SIGKILL, 1.0))  # signal, s to wait for it: below 5 s in all
 BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)  # s before restart number 1, 2, …
 HEALTHY_AFTER = 60.0  # s of life after which the count of restarts starts again
+SHM_PERIOD = 2.0  # s between two looks at the shared memory that the children use
+PROCESSES = 'processes.json'  # in the run's folder, while the processes run: {process: pid}
 REFUSED = 'error: '  # how a node that refuses its configuration begins its last line
 
 
@@ -68,7 +71,10 @@ def _find_external(package: str, executable: str) -> str | None:
 
 @dataclass
 class Supervisor:
-    """Starts, watches and stops the processes of a graph. Single-threaded: call `check` often."""
+    """Starts, watches and stops the processes of a graph. Single-threaded: call `check` often.
+
+    While they run, `processes.json` in the run's folder says which pid each process has.
+    """
 
     graph: Graph
     report: Callable[[str], None] = print  # lines for a person: restarts, skipped nodes
@@ -76,6 +82,7 @@ class Supervisor:
     base_environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     children: dict[str, Child] = field(default_factory=dict)
     _shm: set[Path] = field(default_factory=set)
+    _shm_seen: float = float('-inf')
 
     def start(self) -> None:
         """Write the parameters and start every process."""
@@ -105,6 +112,13 @@ class Supervisor:
                 child.command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True
             )
         child.started, child.due = self.clock(), None
+        self._write_pids()
+
+    def _write_pids(self) -> None:
+        path = self.graph.run_dir / PROCESSES
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(json.dumps(self.pids, indent=1) + '\n')
+        os.replace(temporary, path)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -120,6 +134,9 @@ class Supervisor:
                     self._launch(child)
             elif child.process is not None and child.process.poll() is not None:
                 self._ended(child, child.process.returncode, now)
+        if now - self._shm_seen >= SHM_PERIOD:
+            self._shm_seen = now
+            self.remember_shared_memory()
 
     def _ended(self, child: Child, code: int, now: float) -> None:
         name = child.spec.name
@@ -136,6 +153,7 @@ class Supervisor:
         wait = BACKOFF[child.restarts]
         child.restarts += 1
         child.due = now + wait
+        self._write_pids()
         self.report(f'{name} ended ({how}), starting it again in {wait:g} s; see {child.log}')
 
     def refusal(self, child: Child) -> str | None:
@@ -164,6 +182,7 @@ class Supervisor:
             child.due = None
             if child.process is not None:
                 _kill_group(child.process.pid, signal.SIGKILL)  # grandchildren, if any
+        (self.graph.run_dir / PROCESSES).unlink(missing_ok=True)  # its numbers may soon be those of other processes
         shared_memory.remove_unused(self._shm, ignore=[os.getpid()])  # a client in this process is done with them too
         return {n: c.process.poll() if c.process else None for n, c in self.children.items()}
 

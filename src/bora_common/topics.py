@@ -31,8 +31,9 @@ def _by_name(*specs):
 
 
 OBSERVATION = TopicSpec('observation', 'bora_msgs/msg/Observation', depth=60)
-BASE_CHUNK = TopicSpec('base_chunk', 'bora_msgs/msg/BaseChunk', transient_local=True, depth=64)
-CHUNK = TopicSpec('chunk', 'bora_msgs/msg/Chunk', transient_local=True, depth=64)
+# 30 s, as `executed`: a replay node that comes back must not miss proposals
+BASE_CHUNK = TopicSpec('base_chunk', 'bora_msgs/msg/BaseChunk', transient_local=True, depth=450)
+CHUNK = TopicSpec('chunk', 'bora_msgs/msg/Chunk', transient_local=True, depth=450)
 VALUE = TopicSpec('value', 'bora_msgs/msg/Value', depth=5)
 JOY = TopicSpec('joy', 'sensor_msgs/msg/Joy')
 HUMAN_COMMAND = TopicSpec('human_command', 'bora_msgs/msg/HumanCommand')

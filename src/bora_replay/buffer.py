@@ -169,7 +169,7 @@ class TransitionBuffer:
 
     def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Batch of the given storage indices [n]."""
-        return {name: array[indices] for name, array in self._arrays.items()}
+        return {name: array.take(indices, axis=0) for name, array in self._arrays.items()}
 
     # --- files --------------------------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from bora_trainer.offline import fit_critic
 
 ROLLOUT_SEED = 500_000  # scenes of the base model's own episodes: neither demonstrations' nor evaluations'
 ENCODE_BATCH = 32
+VARIANTS = ('standard', 'deployment')  # that the base model is evaluated on
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Recipe:
     robot: str = 'fr3_hand12'
     demonstrations: int = 120
     poor_fraction: float = 0.2
-    updates: int = 1000  # of the base model; stopped early, so that it is left something to learn online
-    schedule: int = 2500  # updates that the learning rate's decay is planned for
+    updates: int = 2500  # of the base model
     rollouts: int = 60
     stride: int = 8  # steps between the offline transitions of an episode
     critic_updates: int = 800
@@ -179,9 +179,9 @@ def build(out: Path, recipe: Recipe, work: Path, report: Report = lambda stage, 
     robot, task, began = load_robot(resolve(recipe.robot, 'config/robots')), make_task(recipe.task), time.monotonic()
     files = collect_demonstrations(recipe, work / 'demonstrations', report)
     if base is None:
-        settings = Settings(updates=recipe.schedule, seed=recipe.seed, threads=recipe.threads)
+        settings = Settings(updates=recipe.updates, seed=recipe.seed, threads=recipe.threads)
         model = clone(
-            files, task.instruction, robot.layout, robot.cameras, settings, folder=work / 'cloning', until=recipe.updates,
+            files, task.instruction, robot.layout, robot.cameras, settings, folder=work / 'cloning',
             progress=lambda update, info: report('behaviour cloning', update, recipe.updates),
         )  # fmt: skip
         model.requires_grad_(False)
@@ -195,11 +195,15 @@ def build(out: Path, recipe: Recipe, work: Path, report: Report = lambda stage, 
         buffer, policy.model.normalizer, out / 'critic', steps=recipe.critic_updates, seed=recipe.seed, threads=recipe.threads,
         progress=lambda done, total, info: report('critic', done, total),
     )  # fmt: skip
-    result = evaluate(
-        recipe.task, policy, None, recipe.trials, recipe.seed, progress=lambda done, trial: report('evaluation', done, recipe.trials)
-    )
+    success = {
+        variant: evaluate(
+            recipe.task, policy, None, recipe.trials, recipe.seed, variant=variant,
+            progress=lambda done, trial, variant=variant: report(f'evaluation: {variant}', done, recipe.trials),
+        )
+        for variant in VARIANTS
+    }  # fmt: skip
     facts = {
-        'recipe': asdict(recipe), 'base': result, 'critic': critic, 'transitions': len(buffer), 'machine': platform.machine(),
+        'recipe': asdict(recipe), 'base': success, 'critic': critic, 'transitions': len(buffer), 'machine': platform.machine(),
         'minutes': (time.monotonic() - began) / 60,
     }  # fmt: skip
     (out / 'build.json').write_text(json.dumps(facts, indent=1, sort_keys=True) + '\n')
@@ -223,9 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BoraError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
-    base = facts['base']
-    low, high = base['wilson95']
-    print(f'{out}: base {base["successes"]}/{base["trials"]} (Wilson 95 %: {low:.0%} to {high:.0%}), {facts["minutes"]:.1f} min')
+    for variant, base in facts['base'].items():
+        low, high = base['wilson95']
+        print(f'{out}: base {base["successes"]}/{base["trials"]} {variant} (Wilson 95 %: {low:.0%} to {high:.0%})')
+    print(f'{facts["minutes"]:.1f} min')
     return 0
 
 
@@ -235,7 +240,7 @@ class _Bars:
     def __enter__(self) -> _Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn('{task.description:<18}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn('{task.description:<22}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns)
         self._progress.start()
         self._stages: dict[str, object] = {}

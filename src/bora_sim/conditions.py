@@ -36,9 +36,9 @@ class Conditions:
 
 NOMINAL = Conditions()
 DEPLOYMENT = Conditions(
-    joint_offset=(0.012, -0.010, 0.0, 0.014, 0.0, -0.018, 0.015, *(0.03 if 'thumb' in joint else -0.02 for joint in HAND_JOINTS)),
-    camera_shift=(0.006, -0.008, 0.005),
-    camera_tilt=0.012,
+    joint_offset=(0.0025, -0.0020, 0.0, 0.0028, 0.0, -0.0036, 0.0030, *(0.006 if 'thumb' in joint else -0.004 for joint in HAND_JOINTS)),
+    camera_shift=(0.0012, -0.0016, 0.0010),
+    camera_tilt=0.0024,
     friction=0.8,
     latency=9,
 )

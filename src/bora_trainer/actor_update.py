@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from bora_policy.residual import ResidualChain
 from bora_trainer.batch import Batch
 from bora_trainer.critic_update import Scores
 from bora_trainer.losses import (
+    aligned_weight,
     anchor_loss,
     bc_loss,
     chunk_value,
@@ -47,15 +49,18 @@ class Recipe:
     final_alpha: bool = True  # learn for the alpha that the round ends with: a small alpha early on would saturate the actor
     temperature: float = 0.1  # of the advantage, in units of return
     ceiling: float = 5.0  # largest weight of an own step
+    aligned: bool = True  # imitate online steps in the proposal's own time: where they went, not when (bora_trainer.alignment)
+    input_noise: float = 3.0  # on what the actor reads, in its standard deviations: few episodes teach what they have in common
     gate: float = 0.6  # where in the range of returns a state's value is high enough to be left alone
     gate_width: float = 0.1  # as a share of that range
 
 
 LITERAL = Recipe(
-    'literal', q=1.0, improve=0.35, pessimistic=False, supported=False, clip_to_reach=False, final_alpha=False,
+    'literal', q=1.0, improve=0.35, pessimistic=False, supported=False, clip_to_reach=False, final_alpha=False, aligned=False,
+    input_noise=0.0,
 )  # fmt: skip
 WEIGHTED = Recipe('weighted')
-IMITATION_ONLY = Recipe('imitation', supported=False)
+IMITATION_ONLY = Recipe('imitation', supported=False, aligned=False)
 RECIPES = {r.name: r for r in (WEIGHTED, LITERAL, IMITATION_ONLY)}
 
 
@@ -78,10 +83,14 @@ class ActorLearner:
         """A fresh optimiser for the chain's current actor."""
         self.optimizer = torch.optim.AdamW(self.chain.current.parameters(), lr=self._rate, weight_decay=self._decay, fused=True)
 
-    def update(self, batch: Batch, scores: Scores, alpha: float, final_alpha: float, imitation: float) -> Info:
+    def update(
+        self, batch: Batch, scores: Scores, alpha: float, final_alpha: float, imitation: float, rng: np.random.Generator
+    ) -> Info:  # fmt: skip
         """One gradient step on the actor alone; the critic takes no gradient. `alpha` is the schedule's, `final_alpha` its end."""
         used = final_alpha if self.recipe.final_alpha else alpha
-        a_base, a_final, a_res = self.chain(batch.vla, batch.z, batch.s, alpha=used)
+        a_base = self.chain.base(batch.vla, batch.z, batch.s)
+        a_res = self.chain.current(*self._read(batch, a_base, rng))
+        a_final = a_base + used * a_res
         loss, info = self.loss(batch, scores, (a_base, a_final, a_res), used, imitation)
         parameters = list(self.chain.current.parameters())
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -89,6 +98,19 @@ class ActorLearner:
         info['actor_gradient'] = torch.nn.utils.clip_grad_norm_(parameters, self._clip).item()
         self.optimizer.step()
         return info
+
+    def _read(self, batch: Batch, a_base: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """What the actor reads (z, s, a_base), with the recipe's noise on it; one draw a joint for the whole chunk."""
+        noise = self.recipe.input_noise
+        if noise == 0:
+            return batch.z, batch.s, a_base
+
+        def noisy(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+            spread = x.std(tuple(range(x.dim() - 1)) if x is a_base else 0, keepdim=True)
+            return x + noise * spread * torch.as_tensor(rng.standard_normal(shape, dtype=np.float32), device=x.device)
+
+        count, _, joints = a_base.shape
+        return noisy(batch.z, tuple(batch.z.shape)), noisy(batch.s, tuple(batch.s.shape)), noisy(a_base, (count, 1, joints))
 
     def loss(self, batch: Batch, scores: Scores, actions: tuple[Tensor, Tensor, Tensor], alpha: float, imitation: float):
         """(loss, info) of the recipe. `actions`: a_base, a_final, a_res, each [B,k,D]."""
@@ -115,14 +137,18 @@ class ActorLearner:
         """Target [B,k,D] and weight [B,k] of the imitation term."""
         recipe, info = self.recipe, {}
         sides = (batch.decided, batch.human, batch.beta, batch.offline, batch.success)
-        if recipe.supported:
-            own, info = self._own(batch, scores)
-            weight = supported_weight(*sides, own, recipe.demonstrations)
-        else:
+        target = batch.aligned if recipe.aligned else batch.executed
+        if not recipe.supported:
             weight = literal_weight(*sides)
+        else:
+            own, info = self._own(batch, scores)
+            if recipe.aligned:
+                weight = aligned_weight(batch.matched, batch.human, batch.offline, own)
+            else:
+                weight = supported_weight(*sides, own, recipe.demonstrations)
         if not recipe.clip_to_reach:
-            return batch.executed, weight, info
-        target, keep = within_reach(batch.executed, a_base, alpha * self.chain.current.bound, recipe.beyond)
+            return target, weight, info
+        target, keep = within_reach(target, a_base, alpha * self.chain.current.bound, recipe.beyond)
         counted = weight > 0
         info['out_of_reach'] = ((counted & ~keep).sum() / counted.sum().clamp(min=1)).item()
         return target, weight * keep, info

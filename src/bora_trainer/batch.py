@@ -11,6 +11,7 @@ from torch import Tensor
 from bora_common.types import Normalizer
 from bora_critic.targets import monte_carlo
 from bora_replay.buffer import TransitionBuffer
+from bora_trainer.alignment import align
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Batch:
     s: Tensor  # [B,D]
     vla: Tensor  # [B,k,D]
     executed: Tensor  # [B,k,D]
+    aligned: Tensor  # [B,k,D] what was executed in the proposal's own time, where `matched`; offline rows: as executed
+    matched: Tensor  # [B,k]
     reward: Tensor  # [B,k]
     done: Tensor  # [B,k]
     mask: Tensor  # [B,k]
@@ -70,12 +73,36 @@ class ReturnTable:
         self._seq[: len(seq)] = seq
 
 
+class AlignedTable:
+    """What was executed in the proposals' own time, beside a buffer's rows; computed once for each row."""
+
+    def __init__(self, buffer: TransitionBuffer, scale: np.ndarray):
+        """`scale` [D] rad weighs the joints against each other."""
+        self._buffer, self._scale = buffer, scale
+        self.targets = np.zeros((buffer.capacity, buffer.k, len(buffer.joint_names)), np.float32)
+        self.matched = np.zeros((buffer.capacity, buffer.k), bool)
+        self._seq = np.full(buffer.capacity, -1, np.int64)
+
+    def refresh(self) -> None:
+        """Align the rows that are new since the last call."""
+        seq = self._buffer.column('seq')
+        for row in np.flatnonzero(seq != self._seq[: len(seq)]):
+            n = int(self._buffer.column('mask')[row].sum())
+            base, executed = self._buffer.column('vla')[row], self._buffer.column('executed')[row, :n]
+            self.targets[row], self.matched[row] = align(base, executed, self._scale)
+        self._seq[: len(seq)] = seq
+
+
 class Source:
     """A buffer as a source of batches."""
 
-    def __init__(self, buffer: TransitionBuffer, normalizer: Normalizer, gamma: float, offline: bool, ensemble: int):
+    def __init__(
+        self, buffer: TransitionBuffer, normalizer: Normalizer, gamma: float, offline: bool, ensemble: int, scale: np.ndarray | None = None
+    ):  # fmt: skip
+        """`scale` [D] rad: align what was executed with the proposals; None: take it as it is."""
         self.buffer, self.offline = buffer, offline
         self.returns = ReturnTable(buffer, gamma)
+        self._aligned = None if scale is None else AlignedTable(buffer, scale)
         self.q_offline: np.ndarray | None = None  # [E,N,k]
         self._mean = torch.as_tensor(normalizer.mean, dtype=torch.float32)
         self._std = torch.as_tensor(normalizer.std, dtype=torch.float32)
@@ -86,12 +113,22 @@ class Source:
 
     def draw(self, rng: np.random.Generator, count: int) -> Batch:
         """`count` rows, uniformly with replacement."""
-        self.returns.refresh()
+        self.refresh()
         return self.rows(rng.integers(0, len(self.buffer), count))
 
+    def refresh(self) -> None:
+        """Renew what is computed beside the rows."""
+        self.returns.refresh()
+        if self._aligned is not None:
+            self._aligned.refresh()
+
     def rows(self, indices: np.ndarray) -> Batch:
-        """The given rows. Call `returns.refresh()` after the buffer changed."""
+        """The given rows. Call `refresh` after the buffer changed."""
         raw = self.buffer.take(indices)
+        table = self._aligned
+        raw['aligned'], raw['matched'] = (
+            (raw['executed'], raw['mask']) if table is None else (table.targets[indices], table.matched[indices])
+        )
 
         def positions(name: str) -> Tensor:
             return (torch.as_tensor(raw[name]) - self._mean) / self._std
@@ -103,6 +140,7 @@ class Source:
         inherited = np.zeros((self._ensemble, count, k), np.float32) if self.q_offline is None else self.q_offline[:, indices]
         return Batch(
             z=tensor('tokens', torch.float32), s=positions('proprio'), vla=positions('vla'), executed=positions('executed'),
+            aligned=positions('aligned'), matched=tensor('matched', torch.bool),
             reward=tensor('reward', torch.float32), done=tensor('done', torch.bool), mask=tensor('mask', torch.bool),
             human=tensor('human', torch.bool), beta=tensor('beta', torch.float32), first=tensor('first', torch.int64),
             z_next=tensor('next_tokens', torch.float32), s_next=positions('next_proprio'), success=tensor('success', torch.bool),

@@ -85,3 +85,13 @@ def supported_weight(
     online = torch.where(human, beta, own.unsqueeze(1) * ~stopped)
     demonstrated = demonstrations * (offline & success).unsqueeze(1).to(beta.dtype).expand_as(beta)
     return decided * torch.where(offline.unsqueeze(1), demonstrated, online)
+
+
+def aligned_weight(matched: Tensor, human: Tensor, offline: Tensor, own: Tensor) -> Tensor:
+    """Imitation weight [B,k] of targets in the proposal's own time: 1 for a person's chunks, `own` [B] for the policy's, 0 offline.
+
+    Chunks in which a takeover begins hold what the person stopped and what they did instead, at steps that no longer tell which: 0.
+    """
+    person = human[:, 0]
+    row = torch.where(person, torch.ones_like(own), own * ~human.any(1))
+    return matched * (row * ~offline).unsqueeze(1)

@@ -50,7 +50,7 @@ class OnlineConfig:
     batch_size: int = 64
     capacity: int = 50_000
     seed: int = 0
-    actor_rate: float = 3e-4
+    actor_rate: float = 1e-3
     weight_decay: float = 1e-4
     alpha: Ramp = ALPHA
     recipe: Recipe = WEIGHTED
@@ -91,7 +91,8 @@ class OnlineLearner:
             config.capacity, spec.k, len(spec.joints), len(spec.token_names), spec.token_width, dt=spec.dt, joint_names=spec.joints,
             token_names=spec.token_names, model_id=spec.model_id, token_dtype='float16',
         )  # fmt: skip
-        self._online = Source(self.online, spec.normalizer, spec.gamma, False, spec.ensemble)
+        scale = chain.bound if config.recipe.aligned else None
+        self._online = Source(self.online, spec.normalizer, spec.gamma, False, spec.ensemble, scale)
         self._offline = None if offline is None else Source(offline, spec.normalizer, spec.gamma, True, spec.ensemble)
         self.counters, self.info = Counters(), {}
         self._round_transitions: dict[int, int] = {}
@@ -194,7 +195,7 @@ class OnlineLearner:
         alpha = self.alpha
         imitation = config.recipe.imitation.at(counters.round_update, config.planned_updates)
         if counters.update >= config.critic_only:
-            info |= self.actor.update(batch, scores, alpha, config.alpha.end, imitation)
+            info |= self.actor.update(batch, scores, alpha, config.alpha.end, imitation, self.rng)
         counters.update += 1
         counters.round_update += 1
         self.chain.alpha = self.alpha

@@ -4,8 +4,20 @@ import numpy as np
 import pytest
 
 from bora_bringup import summary
+from bora_bringup.results import received_ns
 from bora_bringup.session import EpisodeResult, Follower
-from bora_common.types import ArbiterState, EpisodeEvent, EpisodeState, InterventionEvent, Outcome
+from bora_common.types import (
+    ArbiterState,
+    EpisodeEvent,
+    EpisodeState,
+    ExecutedCommand,
+    InterventionEvent,
+    Outcome,
+    Source,
+    StreamId,
+    WeightsStatus,
+    WeightsVersion,
+)
 
 KEYS = (  # every key that the figure's definition names
     'base_success', 'final_success', 'rounds', 'interventions', 'human_time_fraction', 'per_round', 'transitions_executed',
@@ -82,6 +94,27 @@ def test_a_device_engages_on_the_edge():
     for stamp, engaged in ((1, False), (2, True), (3, True), (4, False), (5, True)):
         f.on_human(stamp, engaged)
     assert f.engaged_ns == [2, 5]
+
+
+def test_weights_are_counted_once_a_version_and_answer():
+    f = Follower()
+    first, second = WeightsVersion('r', 0, 50), WeightsVersion('r', 0, 100)
+    for version, accepted in ((first, True), (first, True), (second, False), (second, False), (second, True)):
+        f.on_weights_status(WeightsStatus(0, version, accepted, '' if accepted else 'jump', first))
+    assert (f.accepted, f.refused, f.refusals, f.update) == (2, 1, ['jump'], 50)
+
+
+def command(stamp_ns, *positions, beta=1.0):
+    at = np.array(positions, dtype=np.float64)
+    return ExecutedCommand(stamp_ns, at, at, (), Source.HUMAN, beta, 1, StreamId(), -1)
+
+
+def test_a_command_is_found_in_the_record_of_the_controllers_by_time_and_positions():
+    t_ns = np.array([100, 200, 300, 400], dtype=np.int64)
+    record = np.array([[1.0, 1.0], [1.0, 2.0], [1.0, 1.0], [3.0, 3.0]])
+    found = received_ns([command(150, 1.0, 1.0), command(200, 1.0, 2.0), command(300, 9.0, 9.0), command(450, 3.0, 3.0)], t_ns, record)
+    assert found == [300, 200]  # not what was there before it was sent, and never what the controllers did not take over
+    assert received_ns([command(0, 1.0, 1.0)], t_ns + 10**9, record) == []  # a second later is another command
 
 
 def test_the_first_node_that_reports_an_error_is_named():

@@ -1,5 +1,6 @@
 """The supervisor with small processes of its own: restarts, refusals, escalation, logs, shared memory."""
 
+import json
 import os
 import signal
 import subprocess
@@ -115,6 +116,21 @@ def test_logs_are_whole_and_appended(supervised):
     supervised.check()
     ended(child)
     assert sorted(child.log.read_text().split()) == ['err', 'err', 'out', 'out']
+
+
+def test_the_pids_are_on_disk_while_the_processes_run(supervised):
+    path = supervised.graph.run_dir / 'processes.json'
+    child = add(supervised, 'import time; time.sleep(60)', name='trainer')
+    assert json.loads(path.read_text()) == {'trainer': child.process.pid}
+    child.process.kill()
+    ended(child)
+    supervised.check()
+    assert json.loads(path.read_text()) == {}
+    supervised.clock.now = child.due
+    supervised.check()
+    assert json.loads(path.read_text()) == {'trainer': child.process.pid}
+    supervised.stop()
+    assert not path.exists()
 
 
 def test_stop_ends_a_process_that_ignores_term_and_its_children(tmp_path, monkeypatch):

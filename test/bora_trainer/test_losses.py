@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bora_trainer.losses import (
+    aligned_weight,
     anchor_loss,
     bc_loss,
     chunk_value,
@@ -120,3 +121,11 @@ def test_schedules_are_fractions_of_the_planned_updates():
         assert ALPHA.at(0, planned) == 0.2
         assert ALPHA.at(planned * 4 // 15, planned) == pytest.approx(0.75)
         assert IMITATION.at(planned * 2 // 3, planned) == pytest.approx(1.0)
+
+
+def test_aligned_chunks_count_whole_or_not_at_all():
+    matched = torch.tensor([[1, 1, 1, 0]] * 4).bool()
+    human = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]]).bool()
+    offline, own = torch.tensor([0, 0, 0, 1]).bool(), torch.full((4,), 0.5)
+    expected = [[1, 1, 1, 0], [0.5, 0.5, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert aligned_weight(matched, human, offline, own).tolist() == expected

@@ -77,10 +77,33 @@ def test_the_residual_starts_as_the_base_exactly():
 
 @pytest.mark.parametrize('name', ['weighted', 'imitation'])
 def test_it_learns_the_correction(name):
-    made = learner(data=120, recipe=recipe(name))
+    made = learner(data=120, recipe=dataclasses.replace(recipe(name), input_noise=0.2))
     run(made)
     assert made.state is State.IDLE
     assert 0.4 < toy.gain(made.chain, np.random.default_rng(9)) < 1.2
+
+
+def test_noise_on_what_the_actor_reads_leaves_what_is_common_to_all_scenes():
+    made = learner(data=0)
+    rng = np.random.default_rng(0)
+    for i in range(120):
+        t = toy.bandit(i, rng, human=True)
+        made.add(dataclasses.replace(t, executed=t.vla + toy.OFFSET))
+    run(made)
+    t = toy.bandit(0, rng, human=True)
+    final = made.chain.apply(t.vla, t.tokens, t.proprio)[1]
+    np.testing.assert_allclose(final - t.vla, np.tile(toy.OFFSET, (toy.K, 1)), atol=0.02)
+
+
+def test_a_person_who_is_slower_teaches_no_delay():
+    """A chunk on the base's own path at half its pace asks for no correction."""
+    made, human = learner(data=0), {'human': np.ones(toy.K, bool), 'beta': np.ones(toy.K, np.float32)}
+    path = np.linspace(0, 0.3, 2 * toy.K)[:, None] * np.ones(toy.D)
+    for i in range(20):
+        made.add(toy.transition(i, vla=path[::2], executed=path[: toy.K], **human))
+    run(made)
+    base, final = made.chain.apply(path[::2], np.zeros((toy.T, toy.W), np.float32), np.zeros(toy.D))
+    assert np.abs(final - base).max() < 0.03 < np.abs(path[: toy.K] - path[::2]).max()
 
 
 def test_the_critic_ranks_the_right_action_first():
@@ -109,7 +132,7 @@ def test_the_actors_update_leaves_the_critic_alone_and_the_other_way_round(name)
     _, scores = made.critic.update(batch, made.rng)
     assert all(torch.equal(before[k], v) for k, v in made.chain.state_dict().items())
     before = copy.deepcopy(made.critic.critic.state_dict())
-    made.actor.update(batch, scores, 0.2, 0.75, 2.0)
+    made.actor.update(batch, scores, 0.2, 0.75, 2.0, made.rng)
     assert all(torch.equal(before[k], v) for k, v in made.critic.critic.state_dict().items())
     assert all(p.grad is not None for p in made.chain.current.parameters())
 
@@ -125,7 +148,7 @@ def test_failed_demonstrations_and_undecided_steps_are_not_imitated():
     store.insert(toy.transition(0, success=False))
     batch = join([Source(store, toy.NORMALIZER, 0.99, True, 2).draw(made.rng, 4)], torch.device('cpu'))
     _, scores = made.critic.update(batch, made.rng)
-    assert made.actor.update(batch, scores, 0.2, 0.75, 2.0)['bc_steps'] == 0
+    assert made.actor.update(batch, scores, 0.2, 0.75, 2.0, made.rng)['bc_steps'] == 0
 
 
 def test_what_lies_beyond_the_mask_changes_no_update():

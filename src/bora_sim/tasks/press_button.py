@@ -33,18 +33,18 @@ def _indices(model: mujoco.MjModel) -> tuple[int, int, np.ndarray]:
 
 
 class PressButton(Task):
-    """A small spring-loaded cap with a deep travel on a housing, anywhere on a 16 x 24 cm field."""
+    """A spring-loaded cap of 12 mm with a deep travel on a housing, anywhere on a 16 x 24 cm field."""
 
     name = 'press_button'
     instruction = 'press the button'
     episode_steps = 90
     failure_ends = False
-    standard = (_button('red', 0.010, 0.018, (0.85, 0.10, 0.08), (0.93, 0.76, 0.12), 0.028, 0.030),)
+    standard = (_button('red', 0.006, 0.018, (0.85, 0.10, 0.08), (0.93, 0.76, 0.12), 0.028, 0.030),)
     unseen = (
-        _button('green', 0.011, 0.016, (0.10, 0.62, 0.22), (0.30, 0.33, 0.38), 0.026, 0.026, 200.0, 0.5, look=LAMP, area=WIDE),
-        _button('blue', 0.009, 0.018, (0.12, 0.30, 0.80), (0.88, 0.88, 0.88), 0.032, 0.036, 150.0, 0.7, look=LAB, area=WIDE, turn=1.2),
-        _button('white', 0.012, 0.020, (0.92, 0.92, 0.90), (0.50, 0.20, 0.16), 0.034, 0.045, 110.0, 0.4, look=DARK_CLOTH),
-        _button('red_hidden', 0.010, 0.018, (0.85, 0.10, 0.08), (0.93, 0.76, 0.12), 0.028, 0.030, occluding=(0.09, 0.0, 0.06)),
+        _button('green', 0.007, 0.016, (0.10, 0.62, 0.22), (0.30, 0.33, 0.38), 0.026, 0.026, 200.0, 0.5, look=LAMP, area=WIDE),
+        _button('blue', 0.006, 0.018, (0.12, 0.30, 0.80), (0.88, 0.88, 0.88), 0.032, 0.036, 150.0, 0.7, look=LAB, area=WIDE, turn=1.2),
+        _button('white', 0.008, 0.020, (0.92, 0.92, 0.90), (0.50, 0.20, 0.16), 0.034, 0.045, 110.0, 0.4, look=DARK_CLOTH),
+        _button('red_hidden', 0.006, 0.018, (0.85, 0.10, 0.08), (0.93, 0.76, 0.12), 0.028, 0.030, occluding=(0.09, 0.0, 0.06)),
     )
 
     def add_objects(self, root: ET.Element, world: ET.Element, instance: Instance) -> None:
