@@ -223,14 +223,18 @@ def evaluate(options: argparse.Namespace) -> int:
 def _train(commands: Any) -> None:
     parser = _add(commands, 'train', train, 'build a model from demonstrations: behaviour cloning, offline transitions, critic')
     parser.add_argument('--out', default='', help='folder; models/<task> when empty')
-    parser.add_argument('rest', nargs=argparse.REMAINDER, help='further options of bora_rollout.models')
+    parser.add_argument('rest', nargs=argparse.REMAINDER, help='"offline" and its options (bora train offline --help)')
 
 
 def train(options: argparse.Namespace) -> int:
-    """Hand over to bora_rollout.models."""
+    """Hand over to bora_rollout.models, or to the offline phase alone."""
     from bora_bringup import environment
 
     environment.apply()
+    if options.rest[:1] == ['offline']:
+        from bora_rollout import training
+
+        return training.train([*(['--run.out', options.out] if options.out else []), *options.rest[1:]])
     from bora_rollout import models
 
     return models.main([*(['--out', options.out] if options.out else []), *options.rest]) or 0

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault('MUJOCO_GL', 'egl')
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,9 @@ from bora_policy.packing import pack_chain
 from bora_policy.policy import Policy
 from bora_policy.vla import build, small_vlm
 from bora_replay.buffer import TransitionBuffer
-from bora_rollout.evaluate import FIRST_SEED, evaluate, scene_seed, wilson, zero_chain
-from bora_rollout.models import ROLLOUT_SEED, Episode, Recipe, add_transitions
+from bora_rollout.batch import Episode, zero_chain
+from bora_rollout.evaluate import FIRST_SEED, evaluate, scene_seed, wilson
+from bora_rollout.models import ROLLOUT_SEED, Recipe, add_transitions
 
 torch.set_num_threads(1)
 ROBOT = load_robot(resolve('fr3_hand12', 'config/robots'))
@@ -64,6 +66,36 @@ def test_a_residual_of_another_model_is_refused(policy, tmp_path):
         evaluate('press_button', policy, file, 1)
     with pytest.raises(ModelError, match='nowhere'):
         evaluate('press_button', policy, tmp_path / 'nowhere', 1)
+
+
+def test_failures_are_shown_and_the_set_of_objects_counts(policy, tmp_path):
+    standard = evaluate('press_button', policy, None, 2, seed=3)
+    shown = evaluate('press_button', policy, None, 2, seed=3, variant='deployment', failures=tmp_path / 'failures.png')
+    assert shown == {**standard, 'variant': 'deployment', 'mean_steps': 90.0}  # an untrained model fails everywhere
+    sheet = cv2.imread(str(tmp_path / 'failures.png'))
+    assert sheet.shape[1] > 2 * 240 and sheet.std() > 10
+    with pytest.raises(ConfigError, match='objects "standart".*standard'):
+        evaluate('press_button', policy, None, 1, variant='standart')
+
+
+def test_processes_share_the_scenes(policy, tmp_path):
+    policy.model.save_pretrained(tmp_path / 'model')
+    done = []
+    shared = evaluate(
+        'press_button', tmp_path / 'model', None, 2, 3, batch=1, workers=2,
+        progress=lambda n, trial: done.append((n, trial.seed)),
+    )  # fmt: skip
+    policy.model.model_id = 'm' * 64
+    assert {**shared, 'model': 'm' * 64} == evaluate('press_button', policy, None, 2, 3, batch=1)
+    assert [n for n, _ in done] == [1, 2] and {s for _, s in done} == {scene_seed(3, 0), scene_seed(3, 1)}
+
+
+def test_an_evaluation_that_can_not_be_is_refused(policy):
+    for wrong in ({'batch': 0}, {'workers': 0}):
+        with pytest.raises(ConfigError, match='expected 1 or more'):
+            evaluate('press_button', policy, None, 1, **wrong)
+    with pytest.raises(ConfigError, match='as files'):
+        evaluate('press_button', policy, None, 2, workers=2)
 
 
 @pytest.mark.parametrize('success', [True, False])
