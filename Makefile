@@ -1,5 +1,5 @@
 # Every target is idempotent and makes its own .venv first.
-.PHONY: setup demo test lint models bench clean
+.PHONY: setup demo test lint models offline-table bench clean
 
 setup:
 	@scripts/setup.sh
@@ -15,6 +15,9 @@ lint: setup
 
 models: setup
 	.venv/bin/python -m bora_rollout.models
+
+offline-table: setup
+	.venv/bin/python -m bora_rollout.offline_table
 
 bench: setup
 	.venv/bin/python benchmarks/bench.py

@@ -202,6 +202,8 @@ def _eval(commands: Any) -> None:
     parser.add_argument('--variant', default='standard', help='standard, unseen or deployment')
     parser.add_argument('--episodes', type=int, default=40)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--workers', type=int, default=1, help='processes')
+    parser.add_argument('--failures', default='', help='PNG to write: the last frames of the failed episodes')
     parser.add_argument('--json', action='store_true')
 
 
@@ -214,7 +216,10 @@ def evaluate(options: argparse.Namespace) -> int:
     from bora_rollout.evaluate import evaluate as run_evaluation
 
     model = resolve(options.model or options.task, 'models')
-    result = run_evaluation(options.task, model, options.residual or None, options.episodes, options.seed, variant=options.variant)
+    result = run_evaluation(
+        options.task, model, options.residual or None, options.episodes, options.seed, variant=options.variant, workers=options.workers,
+        failures=options.failures or None,
+    )  # fmt: skip
     if options.json:
         print(json.dumps(result))
     else:
@@ -257,14 +262,18 @@ def online(options: argparse.Namespace) -> int:
 def _train(commands: Any) -> None:
     parser = _add(commands, 'train', train, 'build a model from demonstrations: behaviour cloning, offline transitions, critic')
     parser.add_argument('--out', default='', help='folder; models/<task> when empty')
-    parser.add_argument('rest', nargs=argparse.REMAINDER, help='further options of bora_rollout.models')
+    parser.add_argument('rest', nargs=argparse.REMAINDER, help='"offline" and its options (bora train offline --help)')
 
 
 def train(options: argparse.Namespace) -> int:
-    """Hand over to bora_rollout.models."""
+    """Hand over to bora_rollout.models, or to the offline phase alone."""
     from bora_bringup import environment
 
     environment.apply()
+    if options.rest[:1] == ['offline']:
+        from bora_rollout import training
+
+        return training.train([*(['--run.out', options.out] if options.out else []), *options.rest[1:]])
     from bora_rollout import models
 
     return models.main([*(['--out', options.out] if options.out else []), *options.rest]) or 0

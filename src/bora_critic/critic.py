@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from bora_common.errors import ModelError
 from bora_common.types import Normalizer
-from bora_critic.networks import QEnsemble, VNetwork
+from bora_critic.networks import ValueHeads
+from bora_critic.value_model import Observation
 
-FORMAT = 'bora-critic-1'
+FORMAT = 'bora-critic-2'
 MANIFEST, WEIGHTS = 'manifest.json', 'critic.safetensors'
 
 
@@ -46,17 +47,18 @@ class CriticSpec:
         return Normalizer(np.array(self.mean), np.array(self.std))
 
 
-class Critic(nn.Module):
+class Critic(ValueHeads):
     """q [E,B,M] and v [B,M] on normalised inputs."""
 
     def __init__(self, spec: CriticSpec):
-        super().__init__()
+        super().__init__(spec.ensemble, len(spec.token_names), spec.token_width, len(spec.joints), spec.k, hidden=spec.hidden)
         self.spec = spec
-        tokens, joints = len(spec.token_names), len(spec.joints)
-        self.q = QEnsemble(spec.ensemble, tokens, spec.token_width, joints, joints, spec.k, hidden=spec.hidden)
-        self.v = VNetwork(tokens, spec.token_width, joints, spec.k, hidden=spec.hidden)
         self.register_buffer('mean', torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
         self.register_buffer('std', torch.tensor(spec.std, dtype=torch.float32), persistent=False)
+
+    def features(self, observation: Observation) -> Tensor:
+        """The VLM's tokens [B,T,W], `observation['tokens']`, as a constant: the critic's losses must not move the VLM."""
+        return observation['tokens'].detach()
 
     def normalize(self, positions: Tensor) -> Tensor:
         """Positions [..,D] in rad -> normalised."""

@@ -23,6 +23,11 @@ def masked_error(values: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return values - torch.where(mask.expand_as(values) > 0, target, values.detach())
 
 
+def valid_actions(a: Tensor, mask: Tensor) -> Tensor:
+    """Chunk a [B,k,D] with 0 beyond the mask [B,k]: no valid q_i reads what stands there, but a NaN would reach its weights' gradient."""
+    return torch.where(mask.bool().unsqueeze(-1), a, torch.zeros_like(a))
+
+
 def critic_loss(q: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Info]:
     """Masked mean (q_i - y_i)^2 over the ensemble. q [E,B,M]; target, mask [B,M]."""
     error = masked_error(q, target, mask)

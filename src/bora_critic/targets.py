@@ -36,11 +36,12 @@ def discounts(k: int, gamma: float, dtype: torch.dtype = torch.float32, device: 
 
 def chunk(reward: Tensor, done: Tensor, mask: Tensor, v_next: Tensor, gamma: float) -> Tensor:
     """y_i = sum_{j=i}^{n-1} gamma^(j-i) r_j + gamma^(n-i) (1-d_{n-1}) v(z',s',0); 0 beyond the mask. All [B,k] but v_next [B]."""
-    mask = mask.to(reward.dtype)
-    k = reward.shape[1]
-    sums = (reward * mask) @ discounts(k, gamma, reward.dtype, reward.device).T
+    valid, k = mask.bool(), reward.shape[1]
+    zero = torch.zeros((), dtype=reward.dtype, device=reward.device)
+    mask = valid.to(reward.dtype)
+    sums = torch.where(valid, reward, zero) @ discounts(k, gamma, reward.dtype, reward.device).T  # a NaN times 0 would still be a NaN
     remaining = (mask.sum(1, keepdim=True) - torch.arange(k, device=reward.device)).clamp(min=0)
-    terminal = (done.to(reward.dtype) * mask).amax(1, keepdim=True)
+    terminal = torch.where(valid, done.to(reward.dtype), zero).amax(1, keepdim=True)
     tail = torch.pow(torch.tensor(gamma, dtype=reward.dtype, device=reward.device), remaining)
     return mask * (sums + tail * (1 - terminal) * v_next.unsqueeze(1))
 

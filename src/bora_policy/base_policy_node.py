@@ -30,7 +30,7 @@ class BasePolicyNode(BoraNode):
         Parameter('device', 'cpu', 'torch device, such as cpu or cuda:0'),
         Parameter('threads', 1, 'threads of torch; 0 leaves them as they are', low=0, high=64),
         Parameter('max_rate', 15.0, 'largest rate of proposals, of ROS time', unit='Hz', low=0.1, high=60.0),
-        Parameter('denoise_steps', 0, "denoising steps of the action expert; 0 takes the model's own", low=0, high=8),
+        Parameter('denoise_steps', 0, "denoising steps of the action expert; 0 takes the model's own", low=0, high=100),
         Parameter('token_dtype', 'float32', 'number format of the tokens on the topic', choices=('float32', 'float16')),
     )
 

@@ -1,4 +1,7 @@
-"""The action expert: a consistency policy over the spline values of a normalised chunk (method, section 3)."""
+"""Action experts over the spline values of a normalised chunk: what they share, and the consistency policy (method, section 3).
+
+An expert is called the same way whichever it is: `draw_levels` and `loss` to train, `sample` to act, `mean` for the likelihood.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,11 @@ class _Block(nn.Module):
         return x + self.net(self.norm(x))
 
 
-class ConsistencyExpert(nn.Module):
-    """Chunk from (z, s): f(x, σ) = c_skip x + c_out F(c_in x, c_noise, z, s), x the noised spline values [B,K,D]."""
+class SplineExpert(nn.Module):
+    """What every expert shares: the spline, and a residual network that reads noised spline values [B,K,D] beside z and s."""
 
     def __init__(self, steps: int, joints: int, tokens: int, width: int, knots: int = 8, hidden: int = 256, blocks: int = 3):
+        """`steps` k and `joints` D of a chunk; `tokens` T of width `width`; `knots` K spline values a joint."""
         super().__init__()
         self.steps, self.joints, self.knots = steps, joints, knots
         basis = spline_basis(steps, knots)
@@ -61,27 +65,50 @@ class ConsistencyExpert(nn.Module):
         self.blocks = nn.ModuleList(_Block(hidden) for _ in range(blocks))
         self.out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, knots * joints))
 
-    def denoise(self, x: torch.Tensor, sigma: torch.Tensor, tokens: torch.Tensor, proprio: torch.Tensor) -> torch.Tensor:
-        """Clean spline values [B,K,D] from noised ones at `sigma` [B]; tokens [B,T,W], proprio [B,D] normalised."""
-        skip, out, scale, noise = (c[:, None] for c in scalings(sigma))
-        frequency = torch.exp(torch.linspace(0.0, math.log(32.0), 8, device=x.device))
-        phase = noise * frequency
-        flat = x.flatten(1)
-        hidden = self.condition(torch.cat([tokens.flatten(1), proprio], dim=1)) + self.noised(scale * flat)
+    def network(self, flat: torch.Tensor, level: torch.Tensor, tokens: torch.Tensor, proprio: torch.Tensor) -> torch.Tensor:
+        """Output [B,K*D] for flat noised values [B,K*D] at `level` [B,1]; tokens [B,T,W], proprio [B,D] normalised."""
+        frequency = torch.exp(torch.linspace(0.0, math.log(32.0), 8, device=flat.device, dtype=flat.dtype))
+        phase = level * frequency
+        hidden = self.condition(torch.cat([tokens.flatten(1), proprio], dim=1)) + self.noised(flat)
         hidden = hidden + self.level(torch.cat([phase.sin(), phase.cos()], dim=1))
         for block in self.blocks:
             hidden = block(hidden)
-        return (skip * flat + out * self.out(hidden)).view_as(x)
+        return self.out(hidden)
 
     def chunk(self, values: torch.Tensor) -> torch.Tensor:
         """Normalised chunk [B,k,D] of spline values [B,K,D]."""
         return torch.einsum('sk,bkd->bsd', self.basis, values)
 
+    def values(self, chunk: torch.Tensor) -> torch.Tensor:
+        """Spline values [B,K,D] that come nearest to a normalised chunk [B,k,D]."""
+        return torch.einsum('ks,bsd->bkd', self.projection, chunk)
+
+
+class ConsistencyExpert(SplineExpert):
+    """Chunk from (z, s): f(x, σ) = c_skip x + c_out F(c_in x, c_noise, z, s), x the noised spline values [B,K,D]."""
+
+    STEPS = (1, 8)  # denoising steps: the usual number, and the most that make sense
+
+    def draw_levels(self, batch: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Noise levels σ [batch] to train at."""
+        return sample_sigma(batch, generator)
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor, tokens: torch.Tensor, proprio: torch.Tensor) -> torch.Tensor:
+        """Clean spline values [B,K,D] from noised ones at `sigma` [B]; tokens [B,T,W], proprio [B,D] normalised."""
+        skip, out, scale, noise = (c[:, None] for c in scalings(sigma))
+        flat = x.flatten(1)
+        return (skip * flat + out * self.network(scale * flat, noise, tokens, proprio)).view_as(x)
+
+    def mean(self, tokens: torch.Tensor, proprio: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """f(s, ξ), normalised [B,k,D], in one step from `noise` ξ [B,K,D]; differentiable."""
+        sigma = torch.full((len(noise),), SIGMA_MAX, device=noise.device, dtype=noise.dtype)
+        return self.chunk(self.denoise(SIGMA_MAX * noise, sigma, tokens, proprio))
+
     def loss(
         self, tokens: torch.Tensor, proprio: torch.Tensor, chunk: torch.Tensor, mask: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Behaviour cloning: rebuild the clean chunk [B,k,D] from a noised one; masked smooth-L1 over valid steps `mask` [B,k]."""
-        clean = torch.einsum('ks,bsd->bkd', self.projection, chunk)
+        """Behaviour cloning: rebuild a chunk [B,k,D] noised at `sigma` [B]; smooth-L1 over its valid steps, `mask` [B,k]."""
+        clean = self.values(chunk)
         rebuilt = self.chunk(self.denoise(clean + sigma[:, None, None] * noise, sigma, tokens, proprio))
         error = nn.functional.smooth_l1_loss(rebuilt, chunk, reduction='none', beta=0.1).mean(-1)
         loss = (error * mask).sum() / mask.sum().clamp(min=1)

@@ -22,7 +22,7 @@ class Policy:
     """A loaded VLA behind value types."""
 
     def __init__(self, model: BoraVLA, denoise_steps: int = 0):
-        """`denoise_steps`: 1 to 8; 0 takes the model's own."""
+        """`denoise_steps`: of the action expert; 0 takes the model's own."""
         self.model = model
         self.denoise_steps = denoise_steps or model.config.denoise_steps
 

@@ -25,6 +25,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from bora_common.errors import BoraError, ModelError
 from bora_common.types import JointLayout, Normalizer
+from bora_policy.diffusion import DiffusionExpert
 from bora_policy.expert import ConsistencyExpert
 from bora_policy.manifest import ModelFacts, read_manifest, write_manifest
 from bora_policy.tokenizer import build_tokenizer, encode_instructions, load_tokenizer
@@ -33,6 +34,7 @@ from bora_policy.vision import ConvVisionConfig
 FORMAT = 'bora-vla-1'
 CONFIG, TENSORS, TOKENIZER, NORMALIZER = 'config.json', 'model.safetensors', 'tokenizer.json', 'normalizer.json'
 FILES = (CONFIG, TENSORS, TOKENIZER, NORMALIZER)
+EXPERTS = {'consistency': ConsistencyExpert, 'diffusion': DiffusionExpert}
 TIED = 'vlm.lm_head.weight'  # the embedding's own tensor, stored once
 
 
@@ -46,13 +48,18 @@ class VLAConfig:
     knots: int = 8
     hidden: int = 256
     blocks: int = 3
-    denoise_steps: int = 1
+    expert: str = 'consistency'  # or "diffusion"; files that do not say are older than the other
+    denoise_steps: int = 0  # 0 takes the expert's usual number: 1, or 10 with diffusion
 
     def __post_init__(self) -> None:
         if self.camera_readout not in ('first', 'mean'):
             raise ModelError(f'{CONFIG}: camera_readout {self.camera_readout!r}, expected "first" or "mean"')
-        if not 1 <= self.denoise_steps <= 8:
-            raise ModelError(f'{CONFIG}: denoise_steps {self.denoise_steps!r}, expected 1 to 8')
+        if self.expert not in EXPERTS:
+            raise ModelError(f'{CONFIG}: expert {self.expert!r}, expected {" or ".join(map(repr, EXPERTS))}')
+        usual, most = EXPERTS[self.expert].STEPS
+        object.__setattr__(self, 'denoise_steps', self.denoise_steps or usual)
+        if not 1 <= self.denoise_steps <= most:
+            raise ModelError(f'{CONFIG}: denoise_steps {self.denoise_steps!r}, expected 1 to {most} with the {self.expert} expert')
 
 
 def small_vlm(image_size: int, vocabulary: int, width: int = 128, layers: int = 2) -> dict[str, Any]:
@@ -87,7 +94,7 @@ class BoraVLA(nn.Module):
             raise ModelError(f'model: normaliser of {normalizer.mean.shape} for {len(self.layout)} joints')
         self.camera_embedding = nn.Parameter(0.02 * torch.randn(len(facts.camera_names), width))
         self.cognition = nn.Parameter(0.02 * torch.randn(width))
-        self.expert = ConsistencyExpert(
+        self.expert = EXPERTS[config.expert](
             facts.steps, len(self.layout), len(facts.token_names), width, config.knots, config.hidden, config.blocks
         )  # fmt: skip
         self.register_buffer('mean', torch.tensor(normalizer.mean, dtype=torch.float32), persistent=False)
@@ -104,8 +111,10 @@ class BoraVLA(nn.Module):
         return images.permute(0, 1, 4, 2, 3).to(self.cognition.dtype) / 127.5 - 1.0
 
     def instruction_ids(self, instructions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(ids, mask), each [B,L]."""
+        """(ids, mask), each [B,L]; L is that of the longest instruction: attending to padding would cost time and change nothing."""
         ids, mask = encode_instructions(self.tokenizer, instructions, self.config.instruction_length)
+        length = max(1, int(mask.sum(1).max()))
+        ids, mask = ids[:, :length], mask[:, :length]
         return torch.as_tensor(ids, device=self.device), torch.as_tensor(mask, device=self.device)
 
     def tokens(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

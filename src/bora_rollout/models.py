@@ -13,8 +13,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,14 @@ import torch
 from bora_common.errors import BoraError, ModelError
 from bora_common.paths import resolve, share
 from bora_common.robot import RobotSpec, load_robot
-from bora_common.types import Observation, Outcome
+from bora_common.types import Outcome
 from bora_policy.policy import Policy, noise_seed
 from bora_policy.vla import BoraVLA
 from bora_replay.buffer import TransitionBuffer
 from bora_replay.cutter import cut, record_from_demo
-from bora_rollout.evaluate import evaluate
+from bora_rollout.batch import Episode, rollouts, zero_chain
+from bora_rollout.demonstrations import complete
+from bora_rollout.evaluate import BATCH, evaluate
 from bora_sim import demos
 from bora_sim.tasks import make_task
 from bora_sim.world import CAMERAS, SimWorld
@@ -37,6 +40,7 @@ from bora_trainer.offline import fit_critic
 
 ROLLOUT_SEED = 500_000  # scenes of the base model's own episodes: neither demonstrations' nor evaluations'
 ENCODE_BATCH = 32
+CRITIC_BATCH = 64
 VARIANTS = ('standard', 'deployment')  # that the base model is evaluated on
 
 
@@ -49,9 +53,9 @@ class Recipe:
     demonstrations: int = 120
     poor_fraction: float = 0.2
     updates: int = 2500  # of the base model
-    rollouts: int = 60
+    rollouts: int = 120  # own episodes of the base model, for the critic
     stride: int = 8  # steps between the offline transitions of an episode
-    critic_updates: int = 800
+    critic_updates: int = 400
     trials: int = 100
     seed: int = 0
     threads: int = 1
@@ -59,31 +63,6 @@ class Recipe:
 
 
 Report = Callable[[str, int, int], None]  # stage, done, total
-
-
-def collect_demonstrations(recipe: Recipe, folder: Path, report: Report) -> list[Path]:
-    """Files of the demonstrations; those that are there already are taken as they are."""
-    seeds = range(recipe.demonstrations)
-    files = [demos.episode_path(folder, recipe.task, seed) for seed in seeds]
-    missing = [seed for seed, file in zip(seeds, files, strict=True) if not file.is_file()]
-    if missing:  # seeds are contiguous, so what an interrupted run left is a prefix
-        first, done = missing[0], iter(range(missing[0] + 1, recipe.demonstrations + 1))
-        demos.collect(
-            recipe.task, recipe.demonstrations - first, first, recipe.poor_fraction, recipe.workers, folder,
-            progress=lambda file, success, steps: report('demonstrations', next(done), recipe.demonstrations),
-        )  # fmt: skip
-    return files
-
-
-@dataclass(frozen=True)
-class Episode:
-    """An episode at the step rate, from a demonstration or the base model."""
-
-    name: str
-    images: np.ndarray  # uint8 [N,C,H,W,3]
-    proprio: np.ndarray  # [N,D] rad
-    executed: np.ndarray  # [N,D] rad
-    success: bool
 
 
 def demonstrated(files: Sequence[Path], joints: Sequence[str]) -> Iterator[Episode]:
@@ -95,33 +74,11 @@ def demonstrated(files: Sequence[Path], joints: Sequence[str]) -> Iterator[Episo
         yield Episode(file.stem, demo.images, demo.proprio, demo.executed, demo.success)
 
 
-def own_episodes(policy: Policy, task: str, count: int) -> Iterator[Episode]:
-    """Episodes that the base model plays: they hold the failures that the critic has to know."""
-    world = SimWorld(task, ROLLOUT_SEED)
-    for seed in range(ROLLOUT_SEED, ROLLOUT_SEED + count):
-        yield play(world, policy, seed)
-
-
-def play(world: SimWorld, policy: Policy, seed: int) -> Episode:
-    """One episode of the base model, planned every `horizon` steps and followed step by step."""
-    world.reset(seed)
-    facts, command = policy.model.facts, world.targets
-    images, proprio, executed = [], [], []
-    for step in range(world.task.episode_steps):
-        images.append(demos.observe(world, facts.image_size))
-        proprio.append(world.qpos)
-        if step % facts.horizon == 0:
-            stamp_ns = round(step * facts.dt * 1e9)
-            chunk = policy.propose(
-                Observation(stamp_ns, images[-1], CAMERAS, proprio[-1], world.task.instruction, f'own-{seed}')
-            ).positions  # fmt: skip
-        target = chunk[step % facts.horizon]
-        world.step_towards(command, target)
-        command = target
-        executed.append(target)
-        if world.success or (world.failure and world.task.failure_ends):
-            break
-    return Episode(f'own_{seed}', np.stack(images), np.stack(proprio), np.stack(executed), world.success)
+def own_episodes(policy: Policy, task: str, seeds: Sequence[int], bound: np.ndarray) -> Iterator[Episode]:
+    """Episodes that the base model plays: they hold the failures that the critic has to know. `bound` [D] rad: of a residual."""
+    worlds = [SimWorld(task, ROLLOUT_SEED) for _ in range(min(BATCH, len(seeds)))]
+    for ended in rollouts(worlds, policy, zero_chain(policy, bound), seeds, record=True):
+        yield ended.episode
 
 
 def add_transitions(buffer: TransitionBuffer, policy: Policy, episode: Episode, recipe: Recipe, instruction: str, limit: int) -> None:
@@ -132,10 +89,17 @@ def add_transitions(buffer: TransitionBuffer, policy: Policy, episode: Episode, 
     record = record_from_demo(
         episode=episode.name, task=recipe.task, robot=recipe.robot, executed=episode.executed, frames=frames, tokens=tokens,
         token_names=facts.token_names, vla=chunks, proprio=episode.proprio[frames], episode_steps=limit, dt=facts.dt,
-        outcome=Outcome.SUCCESS if episode.success else Outcome.TIMEOUT, model_id=policy.model.model_id,
+        outcome=_outcome(episode, limit), model_id=policy.model.model_id,
     )  # fmt: skip
     for transition in cut(record, first_seq=len(buffer)):
         buffer.insert(transition)
+
+
+def _outcome(episode: Episode, limit: int) -> Outcome:
+    """An episode that ended before its limit without success ended in a failure."""
+    if episode.success:
+        return Outcome.SUCCESS
+    return Outcome.FAILURE if len(episode.executed) < limit else Outcome.TIMEOUT
 
 
 def _propose(policy: Policy, episode: Episode, frames: Sequence[int], instruction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -151,22 +115,18 @@ def _propose(policy: Policy, episode: Episode, frames: Sequence[int], instructio
 
 
 def offline_transitions(
-    policy: Policy, files: Sequence[Path], recipe: Recipe, robot: RobotSpec, report: Report
+    policy: Policy, episodes: Iterable[Episode], total: int, recipe: Recipe, robot: RobotSpec, report: Report
 ) -> TransitionBuffer:
-    """Transitions of demonstrations and own episodes under the final model."""
+    """Transitions of `total` episodes under the final model."""
     task, facts = make_task(recipe.task), policy.model.facts
     per_episode = -(-task.episode_steps // recipe.stride)
-    total = len(files) + recipe.rollouts
     buffer = TransitionBuffer(
         max(1, total * per_episode), facts.steps, len(robot.layout), len(facts.token_names), facts.token_width, dt=facts.dt,
         joint_names=robot.layout.names, token_names=facts.token_names, model_id=policy.model.model_id,
     )  # fmt: skip
-    done = 0
-    for source in (demonstrated(files, robot.layout.names), own_episodes(policy, recipe.task, recipe.rollouts)):
-        for episode in source:
-            add_transitions(buffer, policy, episode, recipe, task.instruction, task.episode_steps)
-            done += 1
-            report('transitions', done, total)
+    for done, episode in enumerate(episodes, start=1):
+        add_transitions(buffer, policy, episode, recipe, task.instruction, task.episode_steps)
+        report('transitions', done, total)
     return buffer
 
 
@@ -177,7 +137,10 @@ def build(out: Path, recipe: Recipe, work: Path, report: Report = lambda stage, 
     """
     torch.set_num_threads(recipe.threads)
     robot, task, began = load_robot(resolve(recipe.robot, 'config/robots')), make_task(recipe.task), time.monotonic()
-    files = collect_demonstrations(recipe, work / 'demonstrations', report)
+    files = complete(
+        recipe.task, recipe.demonstrations, 0, recipe.poor_fraction, recipe.workers, work / 'demonstrations',
+        lambda done, total: report('demonstrations', done, total),
+    )  # fmt: skip
     if base is None:
         settings = Settings(updates=recipe.updates, seed=recipe.seed, threads=recipe.threads)
         model = clone(
@@ -189,10 +152,13 @@ def build(out: Path, recipe: Recipe, work: Path, report: Report = lambda stage, 
     elif Path(base).resolve() != out.resolve():
         BoraVLA.from_pretrained(base).save_pretrained(out)
     policy = Policy.load(out, joint_names=robot.layout.names, camera_names=robot.cameras)
-    buffer = offline_transitions(policy, files, recipe, robot, report)
+    own = own_episodes(policy, recipe.task, range(ROLLOUT_SEED, ROLLOUT_SEED + recipe.rollouts), robot.residual_bound)
+    episodes, total = chain(demonstrated(files, robot.layout.names), own), recipe.demonstrations + recipe.rollouts
+    buffer = offline_transitions(policy, episodes, total, recipe, robot, report)
     buffer.save(out / 'offline.safetensors')
     critic = fit_critic(
-        buffer, policy.model.normalizer, out / 'critic', steps=recipe.critic_updates, seed=recipe.seed, threads=recipe.threads,
+        buffer, policy.model.normalizer, out / 'critic', steps=recipe.critic_updates, batch_size=CRITIC_BATCH, seed=recipe.seed,
+        threads=recipe.threads,
         progress=lambda done, total, info: report('critic', done, total),
     )  # fmt: skip
     success = {

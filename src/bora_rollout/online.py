@@ -32,7 +32,8 @@ from bora_hil.labels import place_rewards
 from bora_policy.policy import Policy
 from bora_policy.residual import ResidualChain
 from bora_replay.cutter import EpisodeRecord, cut, steps_of
-from bora_rollout.evaluate import NS_PER_TICK, evaluate
+from bora_rollout.batch import NS_PER_TICK
+from bora_rollout.evaluate import evaluate
 from bora_sim.demos import observe
 from bora_sim.operator import ScriptedOperator
 from bora_sim.world import CAMERAS, CONTROL_TICKS, STEP_TICKS, SimWorld

@@ -1,7 +1,7 @@
 """Behaviour cloning of the base model from demonstrations: every frame starts a chunk, targets are absolute joint positions.
 
-Recipe: AdamW with warm-up and cosine decay, an exponential average of the weights, masked smooth-L1, brightness and contrast jitter,
-noise on the proprioception. Progress is written atomically and training goes on from it.
+Recipe: AdamW with warm-up and cosine decay, an exponential average of the weights, the expert's own masked loss, brightness and contrast
+jitter, noise on the proprioception; every task as often as every other. Progress is written atomically and training goes on from it.
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bora_common.errors import ConfigError, ModelError
-from bora_common.types import JointLayout, Normalizer
-from bora_policy.expert import sample_sigma
+from bora_common.types import JointLayout
 from bora_policy.vla import BoraVLA, build
+from bora_trainer.dataset import Demonstrations, load_demonstrations
 
 CHECKPOINT = 'behaviour_cloning.safetensors'
 
@@ -42,77 +41,40 @@ class Settings:
     seed: int = 0
     threads: int = 1
     checkpoint_every: int = 250
-
-
-class Demonstrations:
-    """Frames of many episodes in one array each; frame i's chunk is intended[i .. i+k-1] within its episode, the last one repeated."""
-
-    FIELDS = ('images', 'proprio', 'intended')
-
-    def __init__(self, episodes: Iterable[dict[str, np.ndarray]], instruction: str):
-        """Each episode: images uint8 [N,C,H,W,3], proprio [N,D], intended [N,D] rad."""
-        parts = list(episodes)
-        if not parts:
-            raise ConfigError('behaviour cloning: no demonstrations')
-        self.images, self.proprio, self.intended = (np.concatenate([p[name] for p in parts]) for name in self.FIELDS)
-        lengths = np.array([len(p['proprio']) for p in parts])
-        self.end = np.repeat(np.cumsum(lengths), lengths)  # [F] first frame after each frame's episode
-        self.instruction = instruction
-        self.episodes = len(parts)
-
-    def __len__(self) -> int:
-        return len(self.end)
-
-    def chunks(self, frames: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """(chunks [B,k,D] rad, mask [B,k]) that start at `frames` [B]; beyond the episode the last target is repeated and masked."""
-        index = frames[:, None] + np.arange(steps)
-        mask = index < self.end[frames][:, None]
-        return self.intended[np.minimum(index, self.end[frames][:, None] - 1)], mask
-
-    def normalizer(self) -> Normalizer:
-        """z-score of the targets."""
-        return Normalizer.fit(self.intended)
-
-
-def load_demonstrations(files: Sequence[Path], instruction: str, layout: JointLayout, cameras: Sequence[str]) -> Demonstrations:
-    """Episodes from .npz files, mapped to `layout` and `cameras` by name. Raises ConfigError naming the file."""
-    return Demonstrations((_read_episode(Path(f), layout, cameras) for f in files), instruction)
-
-
-def _read_episode(path: Path, layout: JointLayout, cameras: Sequence[str]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-        seen = [str(c) for c in content['cameras']]
-        images = content['images'][:, [seen.index(c) for c in cameras]]
-        joints = [str(j) for j in content['joints']]
-        return {'images': images, **{n: layout.reorder(joints, content[n], str(path)).astype(np.float32) for n in ('proprio', 'intended')}}
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f'{path}: not a demonstration: {error}') from None
+    bf16: bool = False  # the VLM's passes in bfloat16; weights, average and the small action expert stay float32
 
 
 def augment(pixels: torch.Tensor, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """Brightness and contrast jitter of pixels [B,C,3,H,W] in -1..1; each image has its own draw."""
+    """Brightness and contrast jitter of pixels [B,C,3,H,W] in -1..1; each image has its own draw, made on the CPU."""
     b, c = pixels.shape[:2]
     gain = 1 + settings.jitter * (2 * torch.rand(b, c, 1, 1, 1, generator=generator) - 1)
     offset = settings.jitter * (2 * torch.rand(b, c, 1, 1, 1, generator=generator) - 1)
-    return (pixels * gain + offset).clamp(-1, 1)
+    return (pixels * gain.to(pixels.device)).add_(offset.to(pixels.device)).clamp_(-1, 1)
 
 
 class Cloner:
     """One training run: model, average, optimiser, random state."""
 
-    def __init__(self, model: BoraVLA, data: Demonstrations, settings: Settings, folder: Path | None = None):
-        """`folder`: where progress is kept; training goes on from what is there."""
-        self.model, self.data, self.settings, self.folder = model.train(), data, settings, folder
+    def __init__(
+        self, model: BoraVLA, data: Demonstrations, settings: Settings, folder: Path | None = None, device: str | torch.device = 'cpu'
+    ):
+        """`model`: new, or a trained one to go on from, with this run's own schedule; it keeps its normaliser.
+
+        `folder`: where progress is kept; training goes on from what is there. Random numbers are drawn on the CPU whatever the `device`.
+        """
+        expected = (len(model.facts.camera_names), model.facts.image_size, model.facts.image_size, 3)
+        if data.images.shape[1:] != expected:
+            raise ModelError(f'behaviour cloning: images {data.images.shape[1:]}, the model takes {expected}')
+        self.model, self.data, self.settings, self.folder = model.to(device).requires_grad_(True).train(), data, settings, folder
+        self.started_from = model.model_id
         self.average = {n: p.detach().clone() for n, p in model.named_parameters()}
         decays = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{'params': decays, 'weight_decay': settings.weight_decay}, {'params': others, 'weight_decay': 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.99), fused=True)
         self.update = 0
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.ids, self.mask = model.instruction_ids([data.instruction])
+        self.ids, self.mask = model.instruction_ids(data.instructions)
         if folder is not None and (folder / CHECKPOINT).is_file():
             self._resume(folder / CHECKPOINT)
 
@@ -126,22 +88,12 @@ class Cloner:
 
     def step(self) -> dict[str, float]:
         """One update; its loss and gradient norm."""
-        s, model, g = self.settings, self.model, self.generator
-        frames = torch.randint(len(self.data), (s.batch,), generator=g).numpy()
-        chunk, valid = self.data.chunks(frames, model.facts.steps)
-        pixels = augment(model.pixels(torch.from_numpy(self.data.images[frames])), s, g)
-        proprio = torch.from_numpy(self.data.proprio[frames])
-        proprio = proprio + s.proprio_noise * torch.randn(proprio.shape, generator=g)
-        tokens = model.tokens(pixels, self.ids.expand(s.batch, -1), self.mask.expand(s.batch, -1))
-        noise = torch.randn(s.batch, model.config.knots, len(model.layout), generator=g)
-        target = model.normalize(torch.from_numpy(chunk))
-        sigma = sample_sigma(s.batch, g)
-        loss, info = model.expert.loss(tokens, model.normalize(proprio), target, torch.from_numpy(valid).float(), sigma, noise)
+        loss, info = self._loss()
         for group in self.optimiser.param_groups:
             group['lr'] = self.rate()
         self.optimiser.zero_grad()
         loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), s.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip))
         if not math.isfinite(norm):
             raise ModelError(f'behaviour cloning: gradient of update {self.update} is not finite')
         self.optimiser.step()
@@ -149,11 +101,27 @@ class Cloner:
         self._follow()
         return {**info, 'gradient': norm}
 
+    def _loss(self) -> tuple[torch.Tensor, dict[str, float]]:
+        """The expert's loss on a fresh batch."""
+        s, model, g, device = self.settings, self.model, self.generator, self.model.device
+        frames = self.data.draw(s.batch, g)
+        chunk, valid = self.data.chunks(frames, model.facts.steps)
+        pixels = augment(model.pixels(torch.from_numpy(self.data.images[frames]).to(device)), s, g)
+        proprio = torch.from_numpy(self.data.proprio[frames])
+        proprio = (proprio + s.proprio_noise * torch.randn(proprio.shape, generator=g)).to(device)
+        task = torch.from_numpy(self.data.task[frames]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=s.bf16):
+            tokens = model.tokens(pixels, self.ids[task], self.mask[task])
+        noise = torch.randn(s.batch, model.config.knots, len(model.layout), generator=g).to(device)
+        level = model.expert.draw_levels(s.batch, g).to(device)
+        target = model.normalize(torch.from_numpy(chunk).to(device))
+        mask = torch.from_numpy(valid).to(device, torch.float32)
+        return model.expert.loss(tokens.float(), model.normalize(proprio), target, mask, level, noise)
+
     @torch.no_grad()
     def _follow(self) -> None:
         keep = min(self.settings.average, (1 + self.update) / (10 + self.update))
-        for name, parameter in self.model.named_parameters():
-            self.average[name].lerp_(parameter, 1 - keep)
+        torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - keep)
 
     def run(self, progress: Callable[[int, dict[str, float]], None] = lambda update, info: None, until: int | None = None) -> None:
         """Train up to `until` updates (default: all), keeping progress every `checkpoint_every`."""
@@ -175,7 +143,9 @@ class Cloner:
     # --- progress on disk -----------------------------------------------------------------------------------------------------------
 
     def _facts(self) -> dict[str, object]:
-        return {'settings': asdict(self.settings), 'frames': len(self.data), 'facts': asdict(self.model.facts)}
+        model = {'facts': asdict(self.model.facts), 'config': asdict(self.model.config), 'started_from': self.started_from}
+        normalizer = {'mean': self.model.normalizer.mean.tolist(), 'std': self.model.normalizer.std.tolist()}
+        return {'settings': asdict(self.settings), 'data': self.data.digest, 'model': model, 'normaliser': normalizer}
 
     def save(self) -> None:
         """Write progress atomically."""
@@ -222,21 +192,34 @@ class Cloner:
 
 def clone(
     files: Sequence[Path],
-    instruction: str,
+    instruction: str | Mapping[str, str],
     layout: JointLayout,
     cameras: Sequence[str],
     settings: Settings,
     *,
+    init: str | Path | None = None,
     folder: Path | None = None,
     until: int | None = None,
     progress: Callable[[int, dict[str, float]], None] = lambda update, info: None,
+    only_successful: bool = False,
+    cache: str | Path | None = None,
+    device: str = 'cpu',
     **model_settings: object,
 ) -> BoraVLA:
-    """A base model trained on demonstration files for `until` updates (default: all); `model_settings` go to `bora_policy.vla.build`."""
-    data = load_demonstrations(files, instruction, layout, cameras)
+    """A base model trained on demonstration files for `until` updates (default: all).
+
+    `instruction`: of all files, or by task; `init`: a model directory to go on from, otherwise `model_settings` go to
+    `bora_policy.vla.build`; `only_successful` and `cache` as in `load_demonstrations`.
+    """
+    data = load_demonstrations(files, instruction, layout, cameras, only_successful=only_successful, cache=cache)
     torch.manual_seed(settings.seed)
     size = data.images.shape[2]
-    model = build(layout, cameras, data.normalizer(), instructions=[instruction], image_size=size, **model_settings)
-    cloner = Cloner(model, data, settings, folder)
+    if init is None:
+        model = build(layout, cameras, data.normalizer(), instructions=data.instructions, image_size=size, **model_settings)
+    elif model_settings:
+        raise ConfigError(f'behaviour cloning: {sorted(model_settings)[0]} is given, but {init} settles how the model is built')
+    else:
+        model = BoraVLA.from_pretrained(init, joint_names=layout.names, camera_names=tuple(cameras), image_size=size)
+    cloner = Cloner(model, data, settings, folder, device)
     cloner.run(progress, until)
     return cloner.averaged()

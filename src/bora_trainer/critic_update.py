@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,8 @@ from torch import Tensor
 from bora_common.errors import ConfigError, nearest
 from bora_critic import targets
 from bora_critic.critic import Critic
-from bora_critic.losses import Info, critic_loss, inheritance_loss, value_loss
+from bora_critic.losses import Info, critic_loss, inheritance_loss, valid_actions, value_loss
+from bora_critic.value_model import follow, target_of
 from bora_trainer.batch import Batch
 
 TARGETS = ('returns', 'chunk', 'shifted')
@@ -46,7 +46,7 @@ class CriticLearner:
 
     def __init__(self, critic: Critic, config: CriticConfig):
         self.critic, self.config = critic, config
-        self.target = copy.deepcopy(critic).requires_grad_(False)
+        self.target = target_of(critic)
         self.optimizer = torch.optim.AdamW(critic.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
     def set_learning_rate(self, rate: float) -> None:
@@ -80,7 +80,7 @@ class CriticLearner:
         config, kind = self.config, kind or self.config.targets
         steps = self.pick_steps(rng).to(batch.s.device)
         y, mask = self.make_targets(batch, steps, kind), batch.mask[:, steps]
-        q, v = self.critic.q(batch.z, batch.s, batch.executed, steps), self.critic.v(batch.z, batch.s, steps)
+        q, v = self.critic.q(batch.z, batch.s, valid_actions(batch.executed, batch.mask), steps), self.critic.v(batch.z, batch.s, steps)
         loss_q, info = critic_loss(q, y, mask)
         loss_v, info_v = self._value_loss(batch, steps, v, y, mask, kind)
         loss = loss_q + loss_v
@@ -93,17 +93,12 @@ class CriticLearner:
         loss.backward()
         info['critic_gradient'] = torch.nn.utils.clip_grad_norm_(self.critic.parameters(), config.clip).item()
         self.optimizer.step()
-        self._follow()
+        follow(self.target, self.critic, config.target_rate)
         return info, Scores(steps, q.detach().amin(0), v.detach())
 
     def _value_loss(self, batch: Batch, steps: Tensor, v: Tensor, y: Tensor, mask: Tensor, kind: str) -> tuple[Tensor, Info]:
         if kind == 'returns':
             return value_loss(v, y, mask, 0.5)
         with torch.no_grad():
-            goal = self.target.q(batch.z, batch.s, batch.executed, steps).amin(0)
+            goal = self.target.q(batch.z, batch.s, valid_actions(batch.executed, batch.mask), steps).amin(0)
         return value_loss(v, goal, mask, self.config.expectile)
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        own, target = list(self.critic.parameters()), list(self.target.parameters())
-        torch._foreach_lerp_(target, own, self.config.target_rate)

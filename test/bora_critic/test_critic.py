@@ -65,9 +65,9 @@ def test_damage_is_named(tmp_path, critic):
     [
         '',
         '[]',
-        '{"format": "bora-critic-1"}',
+        '{"format": "bora-critic-2"}',
         '{"format": "other"}',
-        json.dumps({'format': 'bora-critic-1', 'sha256': '', 'spec': {'x': 1}}),
+        json.dumps({'format': 'bora-critic-2', 'sha256': '', 'spec': {'x': 1}}),
     ],
 )
 def test_an_unreadable_manifest_is_named(tmp_path, critic, text):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bora_critic.losses import critic_loss, inheritance_loss, masked_mean, value_loss
-from bora_critic.networks import QEnsemble, VNetwork
+from bora_critic.networks import ValueHeads
 
 B, K, D, T, W = 3, 6, 4, 2, 5
 
@@ -14,7 +14,8 @@ B, K, D, T, W = 3, 6, 4, 2, 5
 @pytest.fixture(scope='module')
 def nets():
     torch.manual_seed(0)
-    return QEnsemble(2, T, W, D, D, K, hidden=16, step_hidden=8), VNetwork(T, W, D, K, hidden=16)
+    heads = ValueHeads(2, T, W, D, K, hidden=16)
+    return heads.q, heads.v
 
 
 @pytest.fixture
@@ -70,6 +71,17 @@ def test_rows_of_a_batch_are_independent(nets, inputs):
 def test_members_of_the_ensemble_differ(nets, inputs):
     values = nets[0](*inputs)
     assert not torch.allclose(values[0], values[1])
+
+
+def test_q_is_the_value_and_an_advantage_whose_loss_leaves_the_value_alone(inputs):
+    z, s, a = inputs
+    heads = ValueHeads(2, T, W, D, K, hidden=16)
+    q = heads.q(z, s, a)
+    assert torch.equal(q[1], heads.v(z, s) + heads.advantage[1](z, s, a))
+    loss, _ = critic_loss(q, torch.zeros(B, K), torch.ones(B, K))
+    loss.backward()
+    assert all(p.grad is None for p in heads.v.parameters())
+    assert all(member.out[-1].weight.grad.abs().sum() > 0 for member in heads.advantage)
 
 
 def test_losses_by_hand():

@@ -83,10 +83,14 @@ def test_cameras_are_taken_by_name(small_vla):
 def test_every_token_reads_the_instruction_and_padding_does_not_count(small_vla):
     one, other = (small_vla.encode(images(), [text]) for text in ('press the button', 'open the box'))
     assert torch.all((one - other).abs().amax(-1) > 0)
-    ids, mask = small_vla.instruction_ids(['press'])
     pixels = small_vla.pixels(torch.from_numpy(images()))
-    changed = torch.where(mask == 0, torch.tensor(5), ids)
-    assert torch.allclose(small_vla.tokens(pixels, ids, mask), small_vla.tokens(pixels, changed, mask), atol=1e-6)
+    ids, mask = small_vla.instruction_ids(['press'])
+    assert ids.shape == mask.shape == (1, 1)
+    padded, zeros = torch.nn.functional.pad(ids, (0, 5), value=5), torch.nn.functional.pad(mask, (0, 5))
+    assert torch.allclose(small_vla.tokens(pixels, ids, mask), small_vla.tokens(pixels, padded, zeros), atol=1e-6)
+    together = small_vla.encode(images().repeat(2, 0), ['press', 'press the button'])
+    assert torch.allclose(together[:1], small_vla.encode(images(), ['press']), atol=1e-6)
+    assert small_vla.instruction_ids(['press ' * 9])[0].shape == (1, 6) and small_vla.instruction_ids([''])[0].shape == (1, 1)
 
 
 def test_tokens_depend_on_every_camera(small_vla):

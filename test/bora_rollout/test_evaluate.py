@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault('MUJOCO_GL', 'egl')
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,9 @@ from bora_policy.packing import pack_chain
 from bora_policy.policy import Policy
 from bora_policy.vla import build, small_vlm
 from bora_replay.buffer import TransitionBuffer
-from bora_rollout.evaluate import FIRST_SEED, evaluate, scene_seed, wilson, zero_chain
-from bora_rollout.models import ROLLOUT_SEED, Episode, Recipe, add_transitions
+from bora_rollout.batch import Episode, zero_chain
+from bora_rollout.evaluate import FIRST_SEED, evaluate, scene_seed, wilson
+from bora_rollout.models import ROLLOUT_SEED, Recipe, add_transitions
 
 torch.set_num_threads(1)
 ROBOT = load_robot(resolve('fr3_hand12', 'config/robots'))
@@ -66,8 +68,38 @@ def test_a_residual_of_another_model_is_refused(policy, tmp_path):
         evaluate('press_button', policy, tmp_path / 'nowhere', 1)
 
 
-@pytest.mark.parametrize('success', [True, False])
-def test_an_episode_becomes_overlapping_transitions(policy, success):
+def test_failures_are_shown_and_the_set_of_objects_counts(policy, tmp_path):
+    standard = evaluate('press_button', policy, None, 2, seed=3)
+    shown = evaluate('press_button', policy, None, 2, seed=3, variant='deployment', failures=tmp_path / 'failures.png')
+    assert shown == {**standard, 'variant': 'deployment', 'mean_steps': 90.0}  # an untrained model fails everywhere
+    sheet = cv2.imread(str(tmp_path / 'failures.png'))
+    assert sheet.shape[1] > 2 * 240 and sheet.std() > 10
+    with pytest.raises(ConfigError, match='objects "standart".*standard'):
+        evaluate('press_button', policy, None, 1, variant='standart')
+
+
+def test_processes_share_the_scenes(policy, tmp_path):
+    policy.model.save_pretrained(tmp_path / 'model')
+    done = []
+    shared = evaluate(
+        'press_button', tmp_path / 'model', None, 2, 3, batch=1, workers=2,
+        progress=lambda n, trial: done.append((n, trial.seed)),
+    )  # fmt: skip
+    policy.model.model_id = 'm' * 64
+    assert {**shared, 'model': 'm' * 64} == evaluate('press_button', policy, None, 2, 3, batch=1)
+    assert [n for n, _ in done] == [1, 2] and {s for _, s in done} == {scene_seed(3, 0), scene_seed(3, 1)}
+
+
+def test_an_evaluation_that_can_not_be_is_refused(policy):
+    for wrong in ({'batch': 0}, {'workers': 0}):
+        with pytest.raises(ConfigError, match='expected 1 or more'):
+            evaluate('press_button', policy, None, 1, **wrong)
+    with pytest.raises(ConfigError, match='as files'):
+        evaluate('press_button', policy, None, 2, workers=2)
+
+
+@pytest.mark.parametrize(('success', 'limit', 'terminal'), [(True, 90, True), (False, 90, True), (False, 20, False)])
+def test_an_episode_becomes_overlapping_transitions(policy, success, limit, terminal):
     rng = np.random.default_rng(0)
     count, facts = 20, policy.model.facts
     images = rng.integers(0, 255, (count, 3, 64, 64, 3), dtype=np.uint8)
@@ -76,10 +108,10 @@ def test_an_episode_becomes_overlapping_transitions(policy, success):
         10, facts.steps, 19, len(facts.token_names), facts.token_width, dt=facts.dt, joint_names=ROBOT.layout.names,
         token_names=facts.token_names, model_id='m' * 64,
     )  # fmt: skip
-    add_transitions(buffer, policy, Episode('e', images, motion[0], motion[1], success), Recipe(stride=8), 'press', limit=90)
+    add_transitions(buffer, policy, Episode('e', images, motion[0], motion[1], success), Recipe(stride=8), 'press', limit)
     assert len(buffer) == 3  # at steps 0, 8 and 16
     assert buffer.column('mask').sum(1).tolist() == [20, 12, 4]
     assert np.allclose(buffer.column('executed')[1, :12], motion[1][8:], atol=1e-6)
     assert np.allclose(buffer.column('proprio'), motion[0][[0, 8, 16]], atol=1e-6)
-    assert buffer.column('done').any(1).tolist() == [success] * 3
-    assert buffer.column('reward')[0].sum() == pytest.approx(float(success) - 20 / 90, abs=1e-5)
+    assert buffer.column('done').any(1).tolist() == [terminal] * 3
+    assert buffer.column('reward')[0].sum() == pytest.approx(float(success) - 20 / limit, abs=1e-5)

@@ -14,7 +14,7 @@ from bora_common.types import ArbiterState, Normalizer, Outcome, WeightsVersion
 from bora_policy.policy import Policy
 from bora_policy.vla import build, small_vlm
 from bora_replay.cutter import cut, steps_of
-from bora_rollout.evaluate import zero_chain
+from bora_rollout.batch import zero_chain
 from bora_rollout.online import Workcell
 from bora_sim.operator import ScriptedOperator
 from bora_sim.world import SimWorld

@@ -1,33 +1,13 @@
-"""The offline critic: split, AUC, and a critic that tells success from failure and comes back from disk."""
+"""The offline critic: split, measurements, and a critic that tells success from failure and comes back from disk."""
 
 import learner_toy as toy
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from bora_common.errors import ConfigError
 from bora_critic.critic import load_critic
 from bora_trainer.batch import Source
-from bora_trainer.offline import auc, elapsed_steps, fit_critic, measure, split_by_episode
-
-
-def test_auc_by_hand():
-    assert auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])) == 0.75
-    assert auc(np.ones(4), np.array([False, True, False, True])) == 0.5
-    assert auc(np.ones(2), np.array([True, True])) is None
-    assert auc(np.zeros(0), np.zeros(0, bool)) is None
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
-def test_auc_is_the_share_of_ordered_pairs(rows):
-    score, positive = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows])
-    pairs = [(a > b) + 0.5 * (a == b) for a in score[positive] for b in score[~positive]]
-    if pairs:
-        assert auc(score, positive) == pytest.approx(np.mean(pairs))
-    else:
-        assert auc(score, positive) is None
+from bora_trainer.offline import fit_critic, measure, split_by_episode
 
 
 def test_whole_episodes_are_held_out():
@@ -36,11 +16,6 @@ def test_whole_episodes_are_held_out():
     assert set(episode[split.train]).isdisjoint(episode[split.held_out])
     assert len(set(episode[split.held_out])) == 3
     assert len(split.train) + len(split.held_out) == 70
-
-
-def test_steps_are_counted_within_an_episode():
-    stamps = np.array([0, 1, 2, 0, 1]) * round(toy.DT * 1e9) + np.array([5, 5, 5, 9, 9]) * 10**9
-    assert elapsed_steps(stamps, np.array([0, 0, 0, 1, 1]), toy.DT).tolist() == [0, 1, 2, 0, 1]
 
 
 def labelled(count=80, success=True):
@@ -66,6 +41,17 @@ def test_the_critic_tells_success_from_failure(tmp_path):
     source = Source(labelled(), toy.NORMALIZER, 0.99, True, 2)
     source.returns.refresh()
     assert measure(critic, source, np.arange(80))['auc'] == 1.0
+
+
+def test_the_critic_ranks_actions_within_a_state(tmp_path):
+    """The sign in the tokens says which of three offsets earns the reward; the one nearest to the policy's own chunk never does."""
+    store, rng = toy.buffer(), np.random.default_rng(0)
+    for i in range(200):
+        store.insert(toy.bandit(i, rng, human=False))
+    facts = fit_critic(store, toy.NORMALIZER, tmp_path, steps=120, seed=0, batch_size=64, hidden=32, learning_rate=3e-3)
+    assert facts['held_out_ranking_pairs'] > 20
+    assert facts['held_out_ranking_q'] > 0.9
+    assert facts['held_out_ranking_nearer'] < 0.4
 
 
 @pytest.mark.parametrize('kind', ['chunk', 'shifted'])

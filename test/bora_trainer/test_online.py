@@ -13,7 +13,7 @@ from bora_common.types import WeightsVersion
 from bora_policy.packing import unpack_chain
 from bora_trainer.actor_update import RECIPES, recipe
 from bora_trainer.batch import ReturnTable, Source, join
-from bora_trainer.critic_update import CriticConfig, CriticLearner
+from bora_trainer.critic_update import CriticConfig
 from bora_trainer.online import OnlineConfig, OnlineLearner, State
 from bora_trainer.publish_gate import PublishGate
 
@@ -184,13 +184,11 @@ def test_the_inherited_view_is_the_critics_own_at_the_start():
 
 
 def test_the_target_network_follows_slowly():
-    network = CriticLearner(toy.critic(), CriticConfig(target_rate=0.1))
-    own, target = next(network.critic.parameters()), next(network.target.parameters())
-    start = target.clone()
-    with torch.no_grad():
-        own += 1.0
-    network._follow()
-    assert torch.allclose(target, start + 0.1)
+    made = learner(critic=CriticConfig(learning_rate=1e-3, target_rate=0.1))
+    start = [p.clone() for p in made.critic.target.parameters()]
+    made.update()
+    for before, target, own in zip(start, made.critic.target.parameters(), made.critic.critic.parameters(), strict=True):
+        torch.testing.assert_close(target, before + 0.1 * (own - before))
 
 
 def test_half_of_a_batch_is_offline():

@@ -1,0 +1,114 @@
+"""A batch of chunks as tensors, and the random numbers that go with it.
+
+All processes of a run draw the numbers of the joint batch from the same generator and keep their own rows: the result does not depend on
+how many there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bora_policy.vla import BoraVLA
+from bora_trainer.offline_config import ActorConfig
+from bora_trainer.offline_data import OfflineData
+
+
+@dataclass(frozen=True)
+class Rows:
+    """B chunks on the training device; positions normalised."""
+
+    images: Tensor  # uint8 [B,C,H,W,3]
+    ids: Tensor  # [B,L] instruction
+    words: Tensor  # [B,L] its mask
+    s: Tensor  # [B,D]
+    executed: Tensor  # [B,k,D]
+    intended: Tensor  # [B,k,D]
+    mask: Tensor  # bool [B,k]
+    reward: Tensor  # [B,k]
+    done: Tensor  # bool [B,k]
+    returns: Tensor  # [B,k]
+    next_images: Tensor  # uint8 [B,C,H,W,3]
+    next_s: Tensor  # [B,D]
+
+
+def join(parts: list[Rows]) -> Rows:
+    """Batches one after the other."""
+    return Rows(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Rows)})
+
+
+class Fetcher:
+    """Rows of one data set for one model."""
+
+    def __init__(self, model: BoraVLA, data: OfflineData, device: torch.device):
+        self.model, self.data, self.device = model, data, device
+        self._ids, self._words = model.instruction_ids(data.frames.instructions)  # [tasks,L]
+
+    def text(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Instruction ids and mask [B,L] of frames."""
+        task = torch.from_numpy(self.data.frames.task[frames]).to(self.device)
+        return self._ids[task], self._words[task]
+
+    def images(self, frames: np.ndarray) -> Tensor:
+        """uint8 [B,C,H,W,3]."""
+        return torch.from_numpy(self.data.frames.images[frames]).to(self.device, non_blocking=True)
+
+    def positions(self, values: np.ndarray) -> Tensor:
+        """rad -> normalised float32."""
+        return self.model.normalize(torch.from_numpy(values).to(self.device, torch.float32))
+
+    def rows(self, frames: np.ndarray, *, images: bool = True, following: bool = True) -> Rows:
+        """The chunks that start at `frames` [B]; without `images` or those of the next state, these fields are empty."""
+        chunks = self.data.chunks(frames, self.model.facts.steps)
+        none = torch.empty(0, dtype=torch.uint8, device=self.device)
+        ids, words = self.text(frames)
+
+        def tensor(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(self.device)
+
+        return Rows(
+            images=self.images(frames) if images else none, ids=ids, words=words, s=self.positions(self.data.frames.proprio[frames]),
+            executed=self.positions(chunks.executed), intended=self.positions(chunks.intended), mask=tensor(chunks.mask),
+            reward=tensor(chunks.reward), done=tensor(chunks.done), returns=tensor(chunks.returns),
+            next_images=self.images(chunks.next) if images and following else none,
+            next_s=self.positions(self.data.frames.proprio[chunks.next]),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers of B rows."""
+
+    gain: Tensor  # [B,C] relative contrast of each image
+    offset: Tensor  # [B,C] brightness
+    s: Tensor  # [B,D] on the normalised proprioception
+    sigma: Tensor  # [B] noise level of behaviour cloning
+    knots: Tensor  # [B,K,D] its noise
+    xi: Tensor  # [B,K,D] noise that new and old policy share
+    tokens: Tensor  # [B,T,W] of unit deviation, on what the critic reads
+
+    def rows(self, rows: slice, device: torch.device) -> Noise:
+        """Some of the rows, on `device`."""
+        return Noise(**{f.name: getattr(self, f.name)[rows].to(device) for f in fields(Noise)})
+
+    @staticmethod
+    def draw(model: BoraVLA, config: ActorConfig, batch: int, generator: torch.Generator) -> Noise:
+        """Numbers of a joint batch, on the CPU."""
+        cameras, joints, knots = len(model.facts.camera_names), len(model.layout), model.config.knots
+
+        def uniform() -> Tensor:
+            return config.jitter * (2 * torch.rand(batch, cameras, generator=generator) - 1)
+
+        gain, offset = 1 + uniform(), uniform()
+        s = config.proprio_noise * torch.randn(batch, joints, generator=generator) / model.std.cpu()
+        sigma = model.expert.draw_levels(batch, generator)
+        knots, xi = (torch.randn(batch, knots, joints, generator=generator) for _ in range(2))
+        tokens = torch.randn(batch, len(model.facts.token_names), model.facts.token_width, generator=generator)
+        return Noise(gain, offset, s, sigma, knots, xi, tokens)
+
+    def jitter(self, pixels: Tensor) -> Tensor:
+        """Brightness and contrast of pixels [B,C,3,H,W] in -1..1, each image its own."""
+        return (pixels * self.gain[..., None, None, None] + self.offset[..., None, None, None]).clamp(-1, 1)
