@@ -135,7 +135,7 @@ def test_the_robot_holds_while_the_policy_is_gone_and_a_killed_recorder_goes_on(
     run.wait_restarted('policy', policy)
     seen = len(chunks)
     run.wait(lambda: np.ptp([m.positions for m in run.executed[-20:]], axis=0).max() < 1e-6, 'the robot to stand still')
-    assert len(chunks) == seen and not run.executed[-1].held  # the last command is held, which is not a fault
+    assert len(chunks) == seen  # the last command stays in force, which is not a fault
     run.wait(lambda: len(chunks) > seen, 'proposals of the restarted policy')
     run.wait_learning_episode()
     replay = run.kill('replay')
