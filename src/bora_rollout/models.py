@@ -158,8 +158,7 @@ def build(out: Path, recipe: Recipe, work: Path, report: Report = lambda stage, 
     buffer.save(out / 'offline.safetensors')
     critic = fit_critic(
         buffer, policy.model.normalizer, out / 'critic', steps=recipe.critic_updates, batch_size=CRITIC_BATCH, seed=recipe.seed,
-        threads=recipe.threads,
-        progress=lambda done, total, info: report('critic', done, total),
+        threads=recipe.threads, progress=lambda done, total, info: report('critic', done, total),
     )  # fmt: skip
     success = {
         variant: evaluate(
@@ -170,7 +169,7 @@ def build(out: Path, recipe: Recipe, work: Path, report: Report = lambda stage, 
     }  # fmt: skip
     facts = {
         'recipe': asdict(recipe), 'base': success, 'critic': critic, 'transitions': len(buffer), 'machine': platform.machine(),
-        'minutes': (time.monotonic() - began) / 60,
+        'minutes': (time.monotonic() - began) / 60, 'base_given': base is not None,  # then its training is not in the minutes
     }  # fmt: skip
     (out / 'build.json').write_text(json.dumps(facts, indent=1, sort_keys=True) + '\n')
     return facts

@@ -45,8 +45,3 @@ def train(job: Job) -> dict[str, Any]:
 
 def _folders(job: Job, prefix: str) -> tuple[str, ...]:
     return tuple(str(folder) for name, folder in sorted(job.needs.items()) if name.startswith(prefix))
-
-
-def model_folder(stage: Path) -> Path:
-    """The model directory that a training stage's folder holds."""
-    return stage / MODEL
