@@ -108,7 +108,7 @@ class BoraVLA(nn.Module):
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images [B,C,H,W,3] -> [B,C,3,H,W] in -1..1."""
-        return images.permute(0, 1, 4, 2, 3).to(self.cognition.dtype) / 127.5 - 1.0
+        return images.permute(0, 1, 4, 2, 3).to(self.cognition.dtype).div_(127.5).sub_(1.0)
 
     def instruction_ids(self, instructions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(ids, mask), each [B,L]; L is that of the longest instruction: attending to padding would cost time and change nothing."""

@@ -47,9 +47,9 @@ class Plan:
     """How much of everything."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
-    demonstrations: int = 100  # a task
-    poor_fraction: float = 0.2
-    own: int = 40  # episodes of the base a task, for the critics
+    demonstrations: int = 150  # a task
+    poor_fraction: float = 0.4  # of the episodes; they last longer, so that about half of the frames are theirs
+    own: int = 60  # episodes of the base a task, for the critics
     held_out: int = 40  # episodes of the base a task on which the critics are measured
     trials: int = 100  # a task, method and variant
     seed: int = 0  # of trainings and evaluations
@@ -108,7 +108,7 @@ def _config(plan: Plan, method: str) -> OfflineConfig:
     return change(
         config, updates=6, batch=4, model=change(config.model, width=32, layers=1, hidden=32, blocks=1),
         actor=change(config.actor, warm_up=2), ppo=change(config.ppo, start=3, refresh=2, gate='ppo'),
-        critic=change(config.critic, warm_up=2, settle=3, hidden=32, sub_steps=4),
+        critic=change(config.critic, warm_up=2, head_start=2, settle=3, alone_batch=8, hidden=32, sub_steps=4),
     )  # fmt: skip
 
 

@@ -25,11 +25,13 @@ class ActorPass(nn.Module):
         super().__init__()
         self.model, self.bf16 = model, bf16
 
-    def forward(self, rows: Rows, pixels: Tensor, noise: Noise, with_mean: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(z [B,T,W], loss, mean [B,k,D] or None); the gradient of each reaches the VLM."""
+    def forward(
+        self, rows: Rows, pixels: Tensor, noise: Noise, taught: Tensor, with_mean: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(z [B,T,W], loss on the steps `taught` [B,k], mean [B,k,D] or None); the gradient of each reaches the VLM."""
         s = rows.s + noise.s
         tokens = encode(self.model, pixels, rows.ids, rows.words, self.bf16)
-        loss, _ = bc_loss(self.model.expert, tokens, s, rows.intended, rows.mask, noise.sigma, noise.knots)
+        loss, _ = bc_loss(self.model.expert, tokens, s, rows.intended, taught, noise.sigma, noise.knots)
         return tokens, loss, self.model.expert.mean(tokens, s, noise.xi) if with_mean else None
 
 
@@ -68,9 +70,11 @@ class ActorLearner:
 
     # --- passes -------------------------------------------------------------------------------------------------------------------
 
-    def forward(self, rows: Rows, pixels: Tensor, noise: Noise, with_mean: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(
+        self, rows: Rows, pixels: Tensor, noise: Noise, taught: Tensor, with_mean: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """As ActorPass."""
-        return self._pass(rows, pixels, noise, with_mean)
+        return self._pass(rows, pixels, noise, taught, with_mean)
 
     @torch.no_grad()
     def tokens(self, pixels: Tensor, ids: Tensor, words: Tensor) -> Tensor:

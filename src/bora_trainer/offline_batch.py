@@ -6,7 +6,9 @@ how many there are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,11 +35,6 @@ class Rows:
     returns: Tensor  # [B,k]
     next_images: Tensor  # uint8 [B,C,H,W,3]
     next_s: Tensor  # [B,D]
-
-
-def join(parts: list[Rows]) -> Rows:
-    """Batches one after the other."""
-    return Rows(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Rows)})
 
 
 class Fetcher:
@@ -111,4 +108,12 @@ class Noise:
 
     def jitter(self, pixels: Tensor) -> Tensor:
         """Brightness and contrast of pixels [B,C,3,H,W] in -1..1, each image its own."""
-        return (pixels * self.gain[..., None, None, None] + self.offset[..., None, None, None]).clamp(-1, 1)
+        return (pixels * self.gain[..., None, None, None]).add_(self.offset[..., None, None, None]).clamp_(-1, 1)
+
+
+Part = TypeVar('Part', Rows, Noise)
+
+
+def join(parts: Sequence[Part]) -> Part:
+    """Batches one after the other."""
+    return type(parts[0])(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(parts[0])})

@@ -21,10 +21,10 @@ class DataConfig:
     """What is learnt from."""
 
     demonstrations: tuple[str, ...] = ()  # folders of demonstration files, or files
-    own_rollouts: tuple[str, ...] = ()  # episodes of the base model itself: they enter the critic's data only
+    own_rollouts: tuple[str, ...] = ()  # episodes of the base model itself: for the critic, and for PPO where `ppo.own` says so
     held_out: tuple[str, ...] = ()  # episodes on which the critic is measured in the end; never trained on
     at_least: int = 2  # demonstrations that a task must have
-    own_share: float = 0.25  # rows of own episodes that the critic sees beside each batch, as a share of it
+    own_share: float = 0.25  # rows of own episodes beside each batch, as a share of it
     only_successful: bool = False  # a control: drop the failed demonstrations
     cache: str = ''  # folder of memory-mapped arrays that parallel runs share; none when empty
     robot: str = 'fr3_hand12'
@@ -73,6 +73,7 @@ class PPOConfig:
     gae: float = 0.95  # with `shifted` targets; 0 with the others, whose advantages are whole at every step
     refresh: int = 200  # updates between copies of the policy into the old one
     gate: Literal['actor', 'ppo', 'none'] = 'actor'  # what a batch without advantage skips: the actor's update, or its PPO term
+    own: bool = False  # the term also sees the actions of own episodes, which are never cloned
     margin: float = 0.0  # the raw mean advantage has to be above it
 
 
@@ -93,7 +94,9 @@ class CriticConfig:
     hidden: int = 128
     ensemble: int = 2
     token_noise: float = 0.5  # on tokens while training, as a share of each token's deviation: few episodes are learnt by heart otherwise
+    head_start: int = 0  # updates before the actor's first, on the initial model
     settle: int = 400  # updates on the final model's tokens, for the hand-over
+    alone_batch: int = 128  # of the updates that the critic makes alone: those of the head start and for the hand-over
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class OfflineConfig:
         positive = {
             'updates': self.updates, 'batch': self.batch, 'model.horizon': self.model.horizon, 'ppo.refresh': self.ppo.refresh,
             'ppo.advantage_clip': self.ppo.advantage_clip, 'critic.sub_steps': self.critic.sub_steps,
+            'critic.alone_batch': self.critic.alone_batch,
             'critic.ensemble': self.critic.ensemble, 'run.threads': self.run.threads,
             'run.checkpoint_every': self.run.checkpoint_every, 'run.log_every': self.run.log_every,
         }  # fmt: skip

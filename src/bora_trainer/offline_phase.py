@@ -5,6 +5,8 @@ The actor's gradient reaches the VLM. The critic reads stop-grad(z): neither gra
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ class OfflinePhase:
         own: OfflineData | None = None,
         replicas: Replicas | None = None,
     ):
-        """`model` and `critic` on the training device; `own`: episodes of the base model, which only the critic sees."""
+        """`model` and `critic` on the training device; `own`: episodes of the base model, which are not cloned."""
         self.config, self.replicas = config, replicas or Replicas()
         self.device = model.device
         self.actor = ActorLearner(model, config, self.replicas)
@@ -62,12 +64,17 @@ class OfflinePhase:
         if self.improving and (self.updates - ppo.start) % ppo.refresh == 0:
             self.actor.refresh_old()
         rows, noise = self._draw(self.demonstrations, config.batch)
+        own = self._draw(self.own, config.own_batch) if self.own is not None and config.own_batch else None
+        taught = rows.mask
+        if self.improving and ppo.own and own is not None:
+            rows, noise, own = join([rows, own[0]]), join([noise, own[1]]), None
+            taught = torch.cat([taught, torch.zeros_like(rows.mask[len(taught) :])])
         pixels = noise.jitter(self.actor.model.pixels(rows.images))
-        tokens, bc, mean = self.actor.forward(rows, pixels, noise, self.improving)
+        tokens, bc, mean = self.actor.forward(rows, pixels, noise, taught, self.improving)
         info: Info = {'bc_loss': bc.item()}
-        loss = config.actor.bc_weight * bc * self.replicas.weight(rows.mask)
+        loss = config.actor.bc_weight * bc * self.replicas.weight(taught)
         if self.critic is not None:
-            info |= self._update_critic(rows, tokens.detach(), noise)
+            info |= self._update_critic(rows, tokens.detach(), noise, own)
         passed = True
         if self.improving:
             term, passed, more = self._improve(rows, tokens.detach(), pixels, noise, mean)
@@ -91,12 +98,12 @@ class OfflinePhase:
 
     # --- critic -------------------------------------------------------------------------------------------------------------------
 
-    def _update_critic(self, rows: Rows, tokens: Tensor, noise: Noise) -> Info:
-        """One update on the actor's rows and on own episodes."""
+    def _update_critic(self, rows: Rows, tokens: Tensor, noise: Noise, unseen: tuple[Rows, Noise] | None) -> Info:
+        """One update on the actor's rows and on own ones that the actor has not seen."""
         share = self.config.critic.token_noise
         tokens = noisy(tokens, share, noise.tokens)
-        if self.own is not None and self.config.own_batch:
-            own, noise = self._draw(self.own, self.config.own_batch)
+        if unseen is not None:
+            own, noise = unseen
             if self._reads_tokens:
                 more = self.actor.tokens(noise.jitter(self.actor.model.pixels(own.images)), own.ids, own.words)
                 tokens = torch.cat([tokens, noisy(more, share, noise.tokens)])
@@ -149,19 +156,36 @@ class OfflinePhase:
         parts = [frames[i : i + ENCODE_BATCH] for i in range(0, len(frames), ENCODE_BATCH)]
         return torch.cat([self.look(source, some)['tokens'].cpu() for some in parts])
 
-    def settle(self, updates: int) -> Info:
-        """Train a critic of tokens on, on those of the frozen final model, which are computed once. Each process does all of it."""
-        sources = [(self.demonstrations, self.config.batch), (self.own, self.config.own_batch)]
-        sources = [(source, count, self.encode(source)) for source, count in sources if source is not None and count]
+    def train_critic(self, updates: int, report: Callable[[int], None] = lambda done: None) -> Info:
+        """Train the critic alone while the VLA stands still: what a critic of tokens reads is computed once. Each process does all of it.
+
+        So it can be good before the policy listens to it, and settles on the final model's features for the hand-over.
+        """
+        count = self.config.critic.alone_batch
+        own = round(count * self.config.data.own_share) if self.config.own_batch else 0
+        sources = [(source, rows) for source, rows in ((self.demonstrations, count), (self.own, own)) if source is not None and rows]
+        seen = [self.encode(source) if self._reads_tokens else None for source, _ in sources]
         alone = OfflineCritic(self.critic.critic, self.config.critic, self.critic.k, Replicas())
         alone.target, alone.optimiser, alone.updates = self.critic.target, self.critic.optimiser, self.critic.updates
         info: Info = {}
-        for _ in range(updates):
-            drawn = [(source, source.data.frames.draw(count, self.generator), z) for source, count, z in sources]
-            rows = join([source.rows(frames, images=False) for source, frames, _ in drawn])
-            now = torch.cat([z[frames] for _, frames, z in drawn])
-            now = noisy(now, self.config.critic.token_noise, torch.randn(now.shape, generator=self.generator))
-            following = torch.cat([z[source.data.following(frames, alone.k)] for source, frames, z in drawn])
-            views = Views({'tokens': now.to(self.device)}, {'tokens': following.to(self.device)})
-            info = alone.update(rows, views, alone.pick_steps(self.generator, self.device))
+        for done in range(1, updates + 1):
+            drawn = [source.data.frames.draw(rows, self.generator) for source, rows in sources]
+            follows = alone.kind != 'returns'
+            rows = join([
+                source.rows(frames, images=not self._reads_tokens, following=follows)
+                for (source, _), frames in zip(sources, drawn, strict=True)
+            ])  # fmt: skip
+            info = alone.update(rows, self._views(rows, seen, drawn), alone.pick_steps(self.generator, self.device))
+            report(done)
+        self.critic.updates = alone.updates
         return info
+
+    def _views(self, rows: Rows, seen: list[Tensor | None], drawn: list[np.ndarray]) -> Views:
+        """What the critic reads of the frames `drawn` from each source: their pictures, or the tokens `seen` of all its frames."""
+        if not self._reads_tokens:
+            return Views({'images': rows.images}, {'images': rows.next_images})
+        now = torch.cat([z[frames] for z, frames in zip(seen, drawn, strict=True)])
+        now = noisy(now, self.config.critic.token_noise, torch.randn(now.shape, generator=self.generator))
+        sources = (self.demonstrations, self.own)
+        after = [z[source.data.following(frames, self.critic.k)] for source, z, frames in zip(sources, seen, drawn, strict=False)]
+        return Views({'tokens': now.to(self.device)}, {'tokens': torch.cat(after).to(self.device)})

@@ -151,6 +151,10 @@ def run_updates(phase: OfflinePhase, report: Report) -> float:
     path, facts = config.work / CHECKPOINT, facts_of(phase)
     if path.is_file():
         load_phase(phase, path, facts)
+    elif phase.critic is not None and config.critic.head_start:
+        phase.train_critic(config.critic.head_start, lambda done: report('head start', done, config.critic.head_start, {}))
+        if first:
+            save_phase(phase, path, facts)
     begin, began = phase.updates, time.monotonic()
     with _Log(config, first, phase.updates) as log:
         while phase.updates < config.updates:
@@ -195,9 +199,8 @@ def hand_over(phase: OfflinePhase, report: Report = quiet) -> dict[str, Any]:
     facts: dict[str, Any] = {'model_digest': model.save_pretrained(config.out)}
     if phase.critic is None or config.critic.kind != 'tokens':
         return facts
-    report('hand-over', 0, config.critic.settle, {})
-    facts |= {f'settled_{name}': value for name, value in phase.settle(config.critic.settle).items()}
-    report('hand-over', config.critic.settle, config.critic.settle, {})
+    settled = phase.train_critic(config.critic.settle, lambda done: report('hand-over', done, config.critic.settle, {}))
+    facts |= {f'settled_{name}': value for name, value in settled.items()}
     critic = phase.critic.critic.eval()
     critic.spec = dataclasses.replace(critic.spec, model_id=model.model_id)
     save_critic(critic, Path(config.out) / 'critic', updates=phase.critic.updates, settled=config.critic.settle, seed=config.seed)

@@ -48,7 +48,7 @@ def config(**changes: object) -> OfflineConfig:
     base = OfflineConfig(
         name='toy', updates=12, batch=8, data=DataConfig(demonstrations=('nowhere',), own_rollouts=('nowhere',)),
         actor=ActorConfig(warm_up=2), ppo=PPOConfig(enabled=True, start=6, refresh=3, gate='none'),
-        critic=CriticConfig(kind='tokens', warm_up=3, gamma=GAMMA, sub_steps=4, hidden=16, settle=3),
+        critic=CriticConfig(kind='tokens', warm_up=3, gamma=GAMMA, sub_steps=4, hidden=16, head_start=2, settle=3, alone_batch=4),
         model=ModelConfig(width=16, layers=1, hidden=32, blocks=1, knots=4, steps=K, horizon=4),
         run=RunConfig(device='cpu', tensorboard=False, checkpoint_every=4),
     )  # fmt: skip

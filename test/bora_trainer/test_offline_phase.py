@@ -126,6 +126,24 @@ def test_own_episodes_reach_the_critic_only():
     assert moved(weights(one.critic.critic), other.critic.critic)
 
 
+@pytest.mark.parametrize('weight', [0.0, 1.0])
+def test_own_actions_are_judged_where_ppo_says_so_and_never_cloned(weight):
+    alone, both = (toy.phase(toy.config(ppo={'start': 0, 'weight': weight, 'own': own})) for own in (False, True))
+    run(alone, 4), run(both, 4)
+    near = [torch.allclose(a, b, atol=1e-5) for a, b in zip(alone.actor.model.parameters(), both.actor.model.parameters(), strict=True)]
+    assert all(near) == (weight == 0.0)
+
+
+@pytest.mark.parametrize('kind', ['tokens', 'pixels'])
+def test_a_head_start_trains_the_critic_alone(kind):
+    phase = toy.phase(toy.config(critic={'kind': kind}))
+    actor, critic, done = weights(phase.actor.model), weights(phase.critic.critic), []
+    phase.train_critic(5, done.append)
+    assert done == [1, 2, 3, 4, 5] and phase.critic.updates == 5  # beyond the warm-up of 3: bootstrapped ones too
+    assert moved(critic, phase.critic.critic) and not moved(actor, phase.actor.model)
+    assert np.isfinite(run(phase, 8)[-1]['ppo_loss'])
+
+
 def test_without_a_critic_it_is_behaviour_cloning_that_learns():
     fast = {'vlm_rate': 3e-3, 'expert_rate': 3e-3}
     phase = toy.phase(toy.config(updates=30, critic={'kind': 'none'}, ppo={'enabled': False}, actor=fast))
@@ -235,6 +253,6 @@ def test_settling_trains_the_critic_on_the_final_tokens_and_leaves_the_model_alo
     before, critic = weights(model), weights(phase.critic.critic)
     z = phase.encode(phase.demonstrations)
     assert z.shape == (len(phase.demonstrations.data), 3, 16)
-    phase.settle(3)
+    phase.train_critic(3)
     assert not moved(before, model) and moved(critic, phase.critic.critic)
     assert torch.equal(phase.encode(phase.demonstrations), z)

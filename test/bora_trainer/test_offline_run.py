@@ -48,7 +48,8 @@ def test_the_hand_over_fits_together(finished):
     written = json.loads((folder / 'model' / FACTS).read_text())
     assert written['settings']['ppo']['start'] == 6 and written['gate_open_fraction'] == 1.0
     held_out = written['held_out']['press_button']
-    assert (held_out['n_success'], held_out['n_failure']) == (1, 1) and 'auc_mean' in held_out
+    assert (held_out['n_success'], held_out['n_failure']) == (1, 1) and 'auc_mean' in held_out and 'ranking_q' in held_out
+    assert [r[1] for r in reports if r[0] == 'head start'] == [1, 2]
     assert [r[1] for r in reports if r[0] == 'training'] == list(range(1, 13))
 
 

@@ -8,6 +8,7 @@ demonstrates, recovers under disturbance, and takes over from a failing policy.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,6 +36,7 @@ class Skill:
     acceleration: float = 0.9  # m/s^2
     turn: float = 0.6  # rad/s
     bias: tuple[float, float] = (0.0, 0.0)  # range of the error in where it believes the object is
+    heading: tuple[float, float] = (-math.pi, math.pi)  # rad, range of that error's direction: who looks from one side errs to one side
     pauses: float = 0.0  # probability of a pause a second
     patience: float = 0.8  # s of trying without effect before it tries again
     grip: float = 1.0  # share of a firm grip
@@ -42,7 +44,8 @@ class Skill:
 
 
 GOOD = Skill()
-POOR = Skill(speed=0.13, press_speed=0.06, acceleration=0.6, bias=(0.006, 0.019), pauses=0.5, patience=1.3)
+ASKEW = (0.3, 1.3)  # rad
+POOR = Skill(speed=0.13, press_speed=0.06, acceleration=0.6, bias=(0.006, 0.019), heading=ASKEW, pauses=0.5, patience=1.3)
 
 
 class Expert(abc.ABC):
@@ -80,6 +83,11 @@ class Expert(abc.ABC):
     @abc.abstractmethod
     def _step(self, command: np.ndarray, truth: Mapping[str, float], dt: float) -> np.ndarray:
         """The task's part of `step`."""
+
+    def _misjudge(self) -> np.ndarray:
+        """A fresh error [2] (m) in where it believes the object is."""
+        angle, size = self._rng.uniform(*self.skill.heading), self._rng.uniform(*self.skill.bias)
+        return size * np.array([math.cos(angle), math.sin(angle)])
 
     def near(self, command: np.ndarray, truth: Mapping[str, float]) -> bool:
         """True where precision matters, so that a disturbance must be small."""

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bora_common.kinematics import PALM
-from bora_sim.expert.base import GOOD, HAND, PALM_DOWN, Expert, Skill, rotate
+from bora_sim.expert.base import ASKEW, GOOD, HAND, PALM_DOWN, Expert, Skill, rotate
 
-POOR_GRASP = Skill(speed=0.13, press_speed=0.06, acceleration=0.6, bias=(0.015, 0.040), pauses=0.4, patience=1.4, grip=0.65, overshoot=0.02)
+POOR_GRASP = Skill(
+    speed=0.13, press_speed=0.06, acceleration=0.6, bias=(0.015, 0.040), heading=ASKEW, pauses=0.4, patience=1.4, grip=0.65, overshoot=0.02
+)
 
 
 def hand(thumb: tuple[float, float, float, float], finger: tuple[float, float]) -> np.ndarray:
@@ -75,8 +77,7 @@ class GraspExpert(Expert):
         self._enter('reach')
 
     def _draw_bias(self, scale: float) -> None:
-        angle, size = self._rng.uniform(-np.pi, np.pi), self._rng.uniform(*self.skill.bias)
-        self._bias = scale * size * np.array([np.cos(angle), np.sin(angle), 0.0])
+        self._bias = scale * np.array([*self._misjudge(), 0.0])
         self._past = self.skill.overshoot
 
     def _enter(self, phase: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bora_common.kinematics import FINGER_RADIUS
-from bora_sim.expert.base import HAND, PALM_DOWN, Expert, Skill, rotate
+from bora_sim.expert.base import ASKEW, HAND, PALM_DOWN, Expert, Skill, rotate
 from bora_sim.tasks.open_box import LID
 
 
@@ -16,7 +16,7 @@ class OpenBoxExpert(Expert):
     """Phases `reach`, `descend`, `hook` and `swing`, in the vertical plane across the hinge: (out, up) from the hinge, m."""
 
     task = 'open_box'
-    poor = Skill(speed=0.13, press_speed=0.06, acceleration=0.6, bias=(0.006, 0.020), pauses=0.4, patience=1.4)
+    poor = Skill(speed=0.13, press_speed=0.06, acceleration=0.6, bias=(0.006, 0.020), heading=ASKEW, pauses=0.4, patience=1.4)
     TIPS = ('hand_middle_tip', 'hand_ring_tip')
     HOOK = np.array([0.0, 1.3, 0.9, 0.6, *(0.15, 1.0) * 4])
     BELOW = LID + FINGER_RADIUS  # m, from the lid's middle plane to a touching finger's axis
@@ -32,8 +32,7 @@ class OpenBoxExpert(Expert):
         self._enter('reach')
 
     def _draw_bias(self, scale: float) -> None:
-        size = self._rng.uniform(*self.skill.bias)
-        self._bias = scale * size * self._rng.choice([-1.0, 1.0]) * np.array([1.0, self._rng.uniform(-0.3, 0.3)])
+        self._bias = scale * self._misjudge() * np.array([1.0, 0.3])
 
     def _enter(self, phase: str) -> None:
         self._phase, self._since, self._loose = phase, 0.0, 0.0

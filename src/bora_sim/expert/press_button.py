@@ -26,8 +26,7 @@ class PressButtonExpert(Expert):
         self._draw_bias(1.0)
 
     def _draw_bias(self, scale: float) -> None:
-        angle, size = self._rng.uniform(-np.pi, np.pi), self._rng.uniform(*self.skill.bias)
-        self._bias = scale * size * np.array([np.cos(angle), np.sin(angle)])
+        self._bias = scale * self._misjudge()
 
     def near(self, command: np.ndarray, truth: Mapping[str, float]) -> bool:
         tip = self.place(command, self.TIP)
