@@ -176,9 +176,15 @@ def graph(options: argparse.Namespace) -> int:
 
 
 def _replay(commands: Any) -> None:
-    parser = _add(commands, 'replay', replay_verify, 'the step log')
-    parser.add_argument('action', choices=('verify',))
+    actions = commands.add_parser('replay', help='the step log', description='the step log').add_subparsers(required=True, metavar='action')
+    parser = _add(actions, 'verify', replay_verify, 'cut a log again; count lost, duplicated and corrupt transitions')
     parser.add_argument('run_dir', nargs='?', default=LATEST, help='folder of a run')
+    parser.add_argument('--json', action='store_true')
+    parser = _add(actions, 'import', replay_import, 'demonstrations (bora sim demos) as the step log of a new run folder')
+    parser.add_argument('demos', help='folder with the .npz files of one task')
+    parser.add_argument('--out', required=True, help='run folder to make')
+    parser.add_argument('--model', default='', help='name or folder of the base model that proposes; none, and no transitions, when empty')
+    parser.add_argument('--stride', type=int, default=8, help='steps between two proposals')
     parser.add_argument('--json', action='store_true')
 
 
@@ -189,6 +195,22 @@ def replay_verify(options: argparse.Namespace) -> int:
     result = verify(Path(options.run_dir))
     print(json.dumps(result) if options.json else ', '.join(f'{k} {v}' for k, v in result.items()))
     return int(any(result[k] for k in ('lost', 'duplicated', 'corrupt')))
+
+
+def replay_import(options: argparse.Namespace) -> int:
+    """Write demonstrations as a step log."""
+    from bora_bringup import environment
+
+    environment.apply()
+    from bora_rollout.demonstration_log import convert
+
+    done = convert(Path(options.demos), Path(options.out), options.model, options.stride)
+    counts = {
+        'demonstrations': len(done), 'successes': sum(d.success for d in done), 'steps': sum(d.steps for d in done),
+        'transitions': sum(d.transitions for d in done),
+    }  # fmt: skip
+    print(json.dumps(counts) if options.json else f'{options.out}: ' + ', '.join(f'{k} {v}' for k, v in counts.items()))
+    return 0
 
 
 # --- without ROS ---------------------------------------------------------------------------------------------------------------------

@@ -20,9 +20,12 @@ from bora_common.codec_learning import (
     decode_proposal,
     decode_transition,
     decode_weights_status,
+    encode_chunk,
+    encode_episode,
+    encode_proposal,
     encode_transition,
 )
-from bora_common.codec_robot import decode_executed, decode_intervention
+from bora_common.codec_robot import decode_executed, decode_intervention, encode_executed, encode_intervention
 from bora_common.errors import CodecError
 from bora_common.types import JointLayout, Transition
 
@@ -40,6 +43,13 @@ _WITHOUT_LAYOUT = {
     topics.EPISODE.name: decode_episode,
     topics.INTERVENTION.name: decode_intervention,
     topics.WEIGHTS_STATUS.name: decode_weights_status,
+}
+_ENCODE = {
+    topics.EXECUTED.name: encode_executed,
+    topics.BASE_CHUNK.name: encode_proposal,
+    topics.CHUNK.name: encode_chunk,
+    topics.EPISODE.name: lambda value, layout: encode_episode(value),
+    topics.INTERVENTION.name: lambda value, layout: encode_intervention(value),
 }
 
 
@@ -87,6 +97,11 @@ def decode_entry(topic: str, type_name: str, data: bytes, layout: JointLayout) -
     if topic in _WITH_LAYOUT:
         return _WITH_LAYOUT[topic](msg, layout)
     return _WITHOUT_LAYOUT[topic](msg)
+
+
+def encode_entry(topic: str, value: Any, layout: JointLayout) -> bytes:
+    """CDR bytes of a value for a logged stream, by the codec that the live topic has."""
+    return serialize_message(_ENCODE[topic](value, layout))
 
 
 def from_bytes(data: bytes, type_name: str) -> Any:

@@ -2,13 +2,14 @@
 
 Topics: the graph's own (`executed`, `base_chunk`, `chunk`, `episode`, `intervention`, `weights_status`, `replay`), `frames/<camera>`
 (one compressed image a step), `session` (what the recorder was told, as JSON) and `cut` (one JSON line for each episode that was cut,
-in the same batch as its transitions, so that either both are there or neither).
+in the same batch as its transitions, so that either both are there or neither). A log of demonstrations also has `/joint_states`, the
+proprioception of each frame, which a live run has in its proposals.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,17 @@ from bora_common.codec_record import (
     IMAGE_TYPE,
     STRING_TYPE,
     decode_entry,
+    encode_entry,
+    frame_bytes,
     frame_of,
     from_bytes,
     schema_text,
     text_bytes,
     text_of,
+    to_bytes,
     transition_bytes,
 )
+from bora_common.codec_robot import decode_joint_states, encode_joint_states
 from bora_common.errors import LogError
 from bora_common.types import ArbiterState, EpisodeEvent, ExecutedCommand, JointLayout, Source, Step, StreamId, Transition
 from bora_replay.cutter import EpisodeRecord, steps_of
@@ -39,7 +44,7 @@ SESSION = 'session'
 CUT = 'cut'
 STREAMS = (topics.EXECUTED, topics.BASE_CHUNK, topics.CHUNK, topics.EPISODE, topics.INTERVENTION)
 HEAVY = (topics.EXECUTED.name, topics.BASE_CHUNK.name, topics.CHUNK.name)
-TOPICS = (*STREAMS, topics.WEIGHTS_STATUS, topics.REPLAY)
+TOPICS = (*STREAMS, topics.WEIGHTS_STATUS, topics.REPLAY, topics.JOINT_STATES)
 
 
 def channels(cameras: Sequence[str]) -> dict[str, ChannelSpec]:
@@ -170,6 +175,18 @@ class StepLog:
     def append(self, topic: str, data: bytes, now_ns: int, stamp_ns: int) -> None:
         """Add a message to the batch."""
         self._writer.append(topic, data, now_ns, stamp_ns)
+
+    def add(self, topic: str, value: Any, now_ns: int) -> None:
+        """Add a value of one of the STREAMS to the batch."""
+        self.append(topic, encode_entry(topic, value, self._layout), now_ns, value.stamp_ns)
+
+    def add_seen(self, stamp_ns: int, images: Mapping[str, np.ndarray], proprio: np.ndarray) -> str:
+        """Add what was seen at an instant: rgb8 [H, W, 3] by camera, without loss, and proprio [P] in rad. The frame's reference."""
+        for camera, image in images.items():
+            self.append(FRAMES + camera, frame_bytes(image, stamp_ns, camera, 'png', 100), stamp_ns, stamp_ns)
+        data = to_bytes(encode_joint_states(stamp_ns, self._layout.names, proprio))
+        self.append(topics.JOINT_STATES.name, data, stamp_ns, stamp_ns)
+        return frame_reference(self.segment, stamp_ns)
 
     def append_cut(self, closed: ClosedEpisode, now_ns: int) -> list[Transition]:
         """Write the batch with the transitions of a cut episode and wait until it is on disk. What it returns may be published."""
@@ -406,6 +423,28 @@ def read_episodes(run_dir: str | Path) -> list[LoggedEpisode]:
             )  # fmt: skip
         )
     return episodes
+
+
+@dataclass
+class Seen:
+    """What a log holds of one instant."""
+
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # rgb8 [H, W, 3] by camera
+    proprio: np.ndarray | None = None  # [P] rad; None where the log has no joint states
+
+
+def read_seen(episode: LoggedEpisode, layout: JointLayout) -> dict[int, Seen]:
+    """Frames of an episode, and the joint states in the same batches, by stamp."""
+    seen = {stamp: Seen() for stamp in sorted({f.stamp_ns for f in episode.frames})}
+    for path, offset in sorted({(f.path, f.offset) for f in episode.frames}):
+        for entry in SegmentReader(path).at(offset):
+            if entry.publish_ns not in seen:
+                continue
+            if entry.topic.startswith(FRAMES):
+                seen[entry.publish_ns].images[entry.topic[len(FRAMES) :]] = frame_of(entry.data)
+            elif entry.topic == topics.JOINT_STATES.name:
+                _, seen[entry.publish_ns].proprio, _ = decode_joint_states(from_bytes(entry.data, entry.type), layout)
+    return seen
 
 
 def from_controller(record: EpisodeRecord, stamps_ns: np.ndarray, positions: np.ndarray) -> EpisodeRecord:

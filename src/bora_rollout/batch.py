@@ -41,6 +41,7 @@ class Episode:
     proprio: np.ndarray  # [N,D] rad, before each step
     executed: np.ndarray  # [N,D] rad, command in force at the end of each step
     success: bool
+    failure: bool = False  # it ended in a failure
 
 
 @dataclass(frozen=True)
@@ -145,5 +146,5 @@ class _Run:
         world, episode = self.world, None
         if self._record:
             rows = (np.stack(self._images), np.stack(self._proprio), np.stack(self._executed))
-            episode = Episode(f'own_{world.seed}', *rows, world.success)
+            episode = Episode(f'own_{world.seed}', *rows, world.success, world.failure and world.task.failure_ends and not world.success)
         return Ended(Trial(world.seed, world.success, self._steps), world, episode)

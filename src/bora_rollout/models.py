@@ -71,7 +71,7 @@ def demonstrated(files: Sequence[Path], joints: Sequence[str]) -> Iterator[Episo
         demo = demos.load(file)
         if demo.joints != tuple(joints) or demo.cameras != CAMERAS:
             raise ModelError(f'{file}: made for other joints or cameras than the model')
-        yield Episode(file.stem, demo.images, demo.proprio, demo.executed, demo.success)
+        yield Episode(file.stem, demo.images, demo.proprio, demo.executed, demo.success, demo.failure)
 
 
 def own_episodes(policy: Policy, task: str, seeds: Sequence[int], bound: np.ndarray) -> Iterator[Episode]:
@@ -89,17 +89,14 @@ def add_transitions(buffer: TransitionBuffer, policy: Policy, episode: Episode, 
     record = record_from_demo(
         episode=episode.name, task=recipe.task, robot=recipe.robot, executed=episode.executed, frames=frames, tokens=tokens,
         token_names=facts.token_names, vla=chunks, proprio=episode.proprio[frames], episode_steps=limit, dt=facts.dt,
-        outcome=_outcome(episode, limit), model_id=policy.model.model_id,
+        outcome=_outcome(episode), model_id=policy.model.model_id,
     )  # fmt: skip
     for transition in cut(record, first_seq=len(buffer)):
         buffer.insert(transition)
 
 
-def _outcome(episode: Episode, limit: int) -> Outcome:
-    """An episode that ended before its limit without success ended in a failure."""
-    if episode.success:
-        return Outcome.SUCCESS
-    return Outcome.FAILURE if len(episode.executed) < limit else Outcome.TIMEOUT
+def _outcome(episode: Episode) -> Outcome:
+    return Outcome.SUCCESS if episode.success else Outcome.FAILURE if episode.failure else Outcome.TIMEOUT
 
 
 def _propose(policy: Policy, episode: Episode, frames: Sequence[int], instruction: str) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +116,7 @@ def offline_transitions(
 ) -> TransitionBuffer:
     """Transitions of `total` episodes under the final model."""
     task, facts = make_task(recipe.task), policy.model.facts
-    per_episode = -(-task.episode_steps // recipe.stride)
+    per_episode = -(-demos.longest(task) // recipe.stride)
     buffer = TransitionBuffer(
         max(1, total * per_episode), facts.steps, len(robot.layout), len(facts.token_names), facts.token_width, dt=facts.dt,
         joint_names=robot.layout.names, token_names=facts.token_names, model_id=policy.model.model_id,

@@ -64,7 +64,8 @@ def _as_demonstration(task: str, ended: Ended) -> demos.Demo:
     episode = ended.episode
     proprio, executed = (np.asarray(rows, dtype=np.float32) for rows in (episode.proprio, episode.executed))
     start = np.asarray(ended.world.start, dtype=np.float32)
-    return demos.Demo(task, ended.trial.seed, False, episode.success, episode.images, proprio, executed, executed, start)
+    facts = (task, ended.trial.seed, False, episode.success)
+    return demos.Demo(*facts, episode.images, proprio, executed, executed, start, failure=episode.failure)
 
 
 def evaluation(job: Job) -> dict[str, object]:

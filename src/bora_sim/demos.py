@@ -18,12 +18,14 @@ import numpy as np
 from bora_common.images import to_model_size
 from bora_common.kinematics import JOINTS, LOWER, UPPER
 from bora_sim.expert import make_expert
+from bora_sim.tasks import Task
 from bora_sim.world import CAMERAS, SimWorld
 
 MODEL_SIZE = 64  # px
 NOISE_ARM, NOISE_HAND = 0.006, 0.02  # rad a step, standard deviation of the disturbance in free motion
 NOISE_MEMORY = 0.5  # correlation from one step to the next
 NOISE_NEAR = 0.25  # share of it that is left where precision matters
+PATIENCE = 2.5  # times a policy's time: a demonstrator goes on until it is done, however often it has to try again
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Demo:
     start: np.ndarray  # float32 [19] rad, command in force before the first step
     cameras: tuple[str, ...] = CAMERAS
     joints: tuple[str, ...] = JOINTS
+    failure: bool = False  # it ended in a failure
 
     def save(self, path: Path) -> None:
         """Write compressed; the file appears whole or not at all."""
@@ -53,7 +56,7 @@ class Demo:
 def load(path: Path) -> Demo:
     """Read one episode file (no pickle)."""
     with np.load(path, allow_pickle=False) as file:
-        kinds = {'task': str, 'seed': int, 'poor': bool, 'success': bool}
+        kinds = {'task': str, 'seed': int, 'poor': bool, 'success': bool, 'failure': bool}
         values = {name: kinds[name](file[name]) if name in kinds else file[name] for name in Demo.__dataclass_fields__}
     return Demo(**{**values, 'cameras': tuple(map(str, values['cameras'])), 'joints': tuple(map(str, values['joints']))})
 
@@ -79,14 +82,19 @@ def observe(world: SimWorld, size: int = MODEL_SIZE) -> np.ndarray:
     return np.stack([to_model_size(frames[camera], size) for camera in CAMERAS])
 
 
+def longest(task: Task) -> int:
+    """Steps of a demonstration at most."""
+    return round(PATIENCE * task.episode_steps)
+
+
 def record(world: SimWorld, seed: int, poor: bool, size: int = MODEL_SIZE) -> Demo:
-    """One episode, from the reset to success or the time limit."""
+    """One episode, from the reset to success, a failure that ends it, or the end of the demonstrator's patience."""
     world.reset(seed)
     expert = make_expert(world.task.name, poor=poor, seed=seed)
     noise = Disturbance(np.random.default_rng((seed, 1)))
     start = command = world.targets
     images, proprio, executed, intended = [], [], [], []
-    for _ in range(world.task.episode_steps):
+    for _ in range(longest(world.task)):
         images.append(observe(world, size))
         proprio.append(world.qpos)
         label = expert.step(command, world.task_values)
@@ -95,10 +103,11 @@ def record(world: SimWorld, seed: int, poor: bool, size: int = MODEL_SIZE) -> De
         command = sent
         executed.append(sent)
         intended.append(label)
-        if world.success or (world.failure and world.task.failure_ends):
+        failed = world.failure and world.task.failure_ends
+        if world.success or failed:
             break
     stack = [np.asarray(rows, dtype=np.float32) for rows in (proprio, executed, intended, start)]
-    return Demo(world.task.name, seed, poor, world.success, np.stack(images), *stack)
+    return Demo(world.task.name, seed, poor, world.success, np.stack(images), *stack, failure=failed and not world.success)
 
 
 def is_poor(seed: int, fraction: float) -> bool:

@@ -37,6 +37,7 @@ class Episode:
     instruction: str
     steps: int
     success: bool
+    failure: bool = False  # it ended in a failure, not for want of time
 
 
 class Demonstrations:
@@ -126,7 +127,7 @@ def load_demonstrations(
     if len(sizes) > 1:
         (one, path), (other, _) = list(sizes.items())[:2]
         raise ConfigError(f'{path}: images of {one} px, others have {other} px')
-    episodes = [Episode(h.path.stem, h.task, _instruction(instruction, h), h.steps, h.success) for h in kept]
+    episodes = [Episode(h.path.stem, h.task, _instruction(instruction, h), h.steps, h.success, h.failure) for h in kept]
     digest = _content(kept, episodes, layout, cameras)
     shape = (sum(h.steps for h in kept), len(cameras), kept[0].size, kept[0].size, 3)
     if cache is None:
@@ -143,6 +144,7 @@ class _Head:
     path: Path
     task: str
     success: bool
+    failure: bool
     steps: int
     size: int  # px
     motion: tuple[np.ndarray, ...]  # float32 [N,D] each, in MOTION's order
@@ -161,6 +163,7 @@ def _read_head(path: Path, layout: JointLayout, cameras: Sequence[str]) -> _Head
     try:
         with np.load(path, allow_pickle=False) as file:
             task, success = str(file['task']), bool(file['success'])
+            failure = 'failure' in file and bool(file['failure'])  # an older file does not say
             seen, joints = [str(c) for c in file['cameras']], [str(j) for j in file['joints']]
             motion = tuple(layout.reorder(joints, file[n], f'{path}: {n}').astype(np.float32) for n in MOTION)
         shape, dtype = _image_header(path)
@@ -179,7 +182,7 @@ def _read_head(path: Path, layout: JointLayout, cameras: Sequence[str]) -> _Head
         raise ConfigError(f'{path}: images {dtype} {shape}, expected uint8 frames of {len(seen)} square RGB pictures')
     if shape[0] != steps:
         raise ConfigError(f'{path}: {shape[0]} frames of images for {steps} steps')
-    return _Head(path, task, success, steps, shape[2], motion)
+    return _Head(path, task, success, failure, steps, shape[2], motion)
 
 
 def _image_header(path: Path) -> tuple[tuple[int, ...], np.dtype]:

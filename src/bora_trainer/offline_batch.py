@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bora_policy.vla import BoraVLA
 from bora_trainer.offline_config import ActorConfig
@@ -40,9 +40,12 @@ class Rows:
 class Fetcher:
     """Rows of one data set for one model."""
 
-    def __init__(self, model: BoraVLA, data: OfflineData, device: torch.device):
+    def __init__(self, model: BoraVLA, data: OfflineData, device: torch.device, length: int = 0):
+        """`length`: of the instructions at least, in words; rows of data sets with other tasks can be joined then."""
         self.model, self.data, self.device = model, data, device
-        self._ids, self._words = model.instruction_ids(data.frames.instructions)  # [tasks,L]
+        texts = model.instruction_ids(data.frames.instructions)  # [tasks,L] each
+        self._ids, self._words = (nn.functional.pad(t, (0, max(0, length - t.shape[1]))) for t in texts)
+        self.length = self._ids.shape[1]
 
     def text(self, frames: np.ndarray) -> tuple[Tensor, Tensor]:
         """Instruction ids and mask [B,L] of frames."""
@@ -79,6 +82,7 @@ class Fetcher:
 class Noise:
     """Random numbers of B rows."""
 
+    tint: Tensor  # [B,3,3] mixture of the colours of each scene
     gain: Tensor  # [B,C] relative contrast of each image
     offset: Tensor  # [B,C] brightness
     s: Tensor  # [B,D] on the normalised proprioception
@@ -96,18 +100,21 @@ class Noise:
         """Numbers of a joint batch, on the CPU."""
         cameras, joints, knots = len(model.facts.camera_names), len(model.layout), model.config.knots
 
-        def uniform() -> Tensor:
-            return config.jitter * (2 * torch.rand(batch, cameras, generator=generator) - 1)
+        def uniform(width: float, *shape: int) -> Tensor:
+            return width * (2 * torch.rand(batch, *shape, generator=generator) - 1)
 
-        gain, offset = 1 + uniform(), uniform()
+        tint = torch.eye(3) + uniform(config.tint, 3, 3)
+        gain, offset = 1 + uniform(config.jitter, cameras), uniform(config.jitter, cameras)
         s = config.proprio_noise * torch.randn(batch, joints, generator=generator) / model.std.cpu()
         sigma = model.expert.draw_levels(batch, generator)
         knots, xi = (torch.randn(batch, knots, joints, generator=generator) for _ in range(2))
         tokens = torch.randn(batch, len(model.facts.token_names), model.facts.token_width, generator=generator)
-        return Noise(gain, offset, s, sigma, knots, xi, tokens)
+        return Noise(tint, gain, offset, s, sigma, knots, xi, tokens)
 
     def jitter(self, pixels: Tensor) -> Tensor:
-        """Brightness and contrast of pixels [B,C,3,H,W] in -1..1, each image its own."""
+        """Colours, brightness and contrast of pixels [B,C,3,H,W] in -1..1: those of a lamp, a camera or an object that was never seen."""
+        colours = pixels.movedim(2, -1)  # last in memory too, as the images came
+        pixels = (colours.flatten(1, 3) @ self.tint.mT).view_as(colours).movedim(-1, 2)
         return (pixels * self.gain[..., None, None, None]).add_(self.offset[..., None, None, None]).clamp_(-1, 1)
 
 

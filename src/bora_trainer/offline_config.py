@@ -56,7 +56,8 @@ class ActorConfig:
     weight_decay: float = 1e-3
     clip: float = 1.0  # largest gradient norm
     average: float = 0.995  # of the exponential average of the weights
-    jitter: float = 0.2  # relative brightness and contrast
+    jitter: float = 0.2  # relative brightness and contrast, of each image
+    tint: float = 0.2  # largest share of a colour that goes to or comes from each other one, of each scene
     proprio_noise: float = 0.01  # rad
     bc_weight: float = 1.0
 
@@ -70,6 +71,7 @@ class PPOConfig:
     weight: float = 0.01
     clip: float = 0.2  # of the ratio
     advantage_clip: float = 2.0
+    negative: float = 1.0  # share of the advantages below 0 that is kept; at 0 nothing is pushed away from the data
     gae: float = 0.95  # with `shifted` targets; 0 with the others, whose advantages are whole at every step
     refresh: int = 200  # updates between copies of the policy into the old one
     gate: Literal['actor', 'ppo', 'none'] = 'actor'  # what a batch without advantage skips: the actor's update, or its PPO term
@@ -163,7 +165,8 @@ class OfflineConfig:
                 raise ConfigError(f'{name}: {value}, expected more than 0')
         shares = {
             'critic.gamma': self.critic.gamma, 'critic.expectile': self.critic.expectile, 'critic.target_rate': self.critic.target_rate,
-            'ppo.gae': self.ppo.gae, 'ppo.clip': self.ppo.clip, 'actor.average': self.actor.average, 'data.own_share': self.data.own_share,
+            'ppo.gae': self.ppo.gae, 'ppo.clip': self.ppo.clip,
+            'ppo.negative': self.ppo.negative, 'actor.average': self.actor.average, 'data.own_share': self.data.own_share,
         }  # fmt: skip
         for name, value in shares.items():
             if not 0 <= value <= 1:

@@ -12,19 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bora_common.errors import ConfigError, nearest
-from bora_trainer.dataset import Demonstrations, Episode
-
-
-@dataclass(frozen=True)
-class TaskFacts:
-    """What rewards depend on."""
-
-    limit: int  # steps of an episode; each costs 1 / limit
-    failure_ends: bool  # a failure is terminal: an episode that stopped early without success ended in one
-
-    def terminal(self, episode: Episode) -> bool:
-        """Whether the last step is a true terminal. Running out of time is none."""
-        return episode.success or (self.failure_ends and episode.steps < self.limit)
+from bora_trainer.dataset import Demonstrations
 
 
 @dataclass(frozen=True)
@@ -43,25 +31,26 @@ class Chunks:
 class OfflineData:
     """F frames of demonstrations, whose arrays are shared and never copied, with what the critic learns from."""
 
-    def __init__(self, frames: Demonstrations, tasks: Mapping[str, TaskFacts], gamma: float):
-        """Raises ConfigError naming the episode whose task is not in `tasks` or that is longer than it may be."""
+    def __init__(self, frames: Demonstrations, limits: Mapping[str, int], gamma: float):
+        """`limits`: steps that a policy has, by task; each step costs 1 / limit. A demonstration may be longer.
+
+        Raises ConfigError naming the episode whose task is not there.
+        """
         self.frames, self.gamma = frames, gamma
         for episode in frames.episodes:
-            if episode.task not in tasks:
-                raise ConfigError(f'{episode.name}: unknown task "{episode.task}", {nearest(episode.task, tasks)}')
-            if episode.steps > tasks[episode.task].limit:
-                raise ConfigError(f'{episode.name}: {episode.steps} steps, {episode.task} ends after {tasks[episode.task].limit}')
-        self.reward, self.done, self.returns = self._rewards(tasks)
+            if episode.task not in limits:
+                raise ConfigError(f'{episode.name}: unknown task "{episode.task}", {nearest(episode.task, limits)}')
+        self.reward, self.done, self.returns = self._rewards(limits)
 
-    def _rewards(self, tasks: Mapping[str, TaskFacts]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _rewards(self, limits: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(reward, done, return) of each frame's step [F]: what follows an episode's last step earns nothing."""
         count = len(self)
         reward, done, returns, begin = np.empty(count), np.zeros(count, bool), np.empty(count), 0
         for episode in self.frames.episodes:
-            facts, end = tasks[episode.task], begin + episode.steps
-            reward[begin:end] = -1.0 / facts.limit
+            end = begin + episode.steps
+            reward[begin:end] = -1.0 / limits[episode.task]
             reward[end - 1] += float(episode.success)
-            done[end - 1] = facts.terminal(episode)
+            done[end - 1] = episode.success or episode.failure  # running out of time is no terminal
             tail = 0.0
             for i in range(end - 1, begin - 1, -1):
                 returns[i] = tail = reward[i] + self.gamma * tail

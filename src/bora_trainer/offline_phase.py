@@ -19,7 +19,7 @@ from bora_trainer.offline_batch import Fetcher, Noise, Rows, join
 from bora_trainer.offline_config import OfflineConfig
 from bora_trainer.offline_critic import OfflineCritic, Views, noisy
 from bora_trainer.offline_data import OfflineData
-from bora_trainer.policy_losses import gae, mean_advantage, ppo_loss, scale_advantages
+from bora_trainer.policy_losses import gae, mean_advantage, ppo_loss, weigh_advantages
 from bora_trainer.replicas import Replicas
 
 ENCODE_BATCH = 64
@@ -43,7 +43,7 @@ class OfflinePhase:
         self.actor = ActorLearner(model, config, self.replicas)
         self.critic = None if critic is None else OfflineCritic(critic, config.critic, model.facts.steps, self.replicas)
         self.demonstrations = Fetcher(model, data, self.device)
-        self.own = None if own is None or self.critic is None else Fetcher(model, own, self.device)
+        self.own = None if own is None or self.critic is None else Fetcher(model, own, self.device, self.demonstrations.length)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.updates = 0
         self.gated = self.opened = 0  # batches that the gate looked at, and those that passed it
@@ -137,7 +137,7 @@ class OfflinePhase:
         info = {'advantage': level, 'gate_open': float(passed)}
         if not passed:
             return torch.zeros((), device=self.device), False, info
-        advantage = scale_advantages(raw, rows.mask, ppo.advantage_clip, self.replicas.total)
+        advantage = weigh_advantages(raw, rows.mask, ppo.advantage_clip, ppo.negative, self.replicas.total)
         loss, more = ppo_loss(self.actor.log_ratio(mean, rows, pixels, noise), advantage, rows.mask, ppo.clip)
         return loss * self.replicas.weight(rows.mask), True, info | more
 

@@ -29,7 +29,7 @@ from bora_policy.tokenizer import build_tokenizer
 from bora_policy.vla import BoraVLA, build, small_vlm
 from bora_trainer.dataset import Demonstrations, load_demonstrations
 from bora_trainer.offline_config import OfflineConfig
-from bora_trainer.offline_data import OfflineData, TaskFacts
+from bora_trainer.offline_data import OfflineData
 from bora_trainer.offline_measures import measure
 from bora_trainer.offline_phase import OfflinePhase
 from bora_trainer.offline_state import CHECKPOINT, facts_of, load_phase, save_phase
@@ -99,7 +99,7 @@ def load_data(config: OfflineConfig, robot: RobotSpec, places: Sequence[str], on
         _files(places), {t.name: t.instruction for t in tasks}, robot.layout, robot.cameras, only_successful=only_successful,
         at_least=config.data.at_least, cache=config.data.cache or None,
     )  # fmt: skip
-    return OfflineData(frames, {t.name: TaskFacts(t.episode_steps, t.failure_ends) for t in tasks}, config.critic.gamma)
+    return OfflineData(frames, {t.name: t.episode_steps for t in tasks}, config.critic.gamma)
 
 
 def _files(places: Sequence[str]) -> list[Path]:

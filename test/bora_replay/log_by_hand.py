@@ -9,20 +9,12 @@ from pathlib import Path
 import numpy as np
 from by_hand import Episode
 
-from bora_common import codec
-from bora_common.codec_record import frame_bytes, to_bytes
+from bora_common.codec_record import frame_bytes
 from bora_common.types import Outcome, StreamId
 from bora_replay.recorder import NS, Recorder
 from bora_replay.steplog import FRAMES, Session, StepLog, frame_reference
 
 SESSION = Session('robot', ('joint0', 'joint1', 'joint2'), 'task', 90, 1 / 15, ('left', 'front'))
-ENCODERS = {
-    'executed': codec.encode_executed,
-    'base_chunk': codec.encode_proposal,
-    'chunk': codec.encode_chunk,
-    'episode': lambda value, layout: codec.encode_episode(value),
-    'intervention': lambda value, layout: codec.encode_intervention(value),
-}
 
 
 def scene(number: int) -> Episode:
@@ -60,10 +52,9 @@ class Writer:
         self._count = self._now = 0
 
     def write(self, topic, value, now) -> None:
-        layout = SESSION.layout
         if not self.recorder.add(topic, value, now):
             return
-        self.log.append(topic, to_bytes(ENCODERS[topic](value, layout)), now, value.stamp_ns)
+        self.log.add(topic, value, now)
         if topic == 'base_chunk':
             self._write_frames(value.stamp_ns, now)
         self._count += 1

@@ -16,16 +16,16 @@ from bora_critic.decoupled import DecoupledCritic
 from bora_policy.vla import BoraVLA, build, small_vlm
 from bora_trainer.dataset import Demonstrations, Episode
 from bora_trainer.offline_config import ActorConfig, CriticConfig, DataConfig, ModelConfig, OfflineConfig, PPOConfig, RunConfig
-from bora_trainer.offline_data import OfflineData, TaskFacts
+from bora_trainer.offline_data import OfflineData
 from bora_trainer.offline_phase import OfflinePhase
 
 JOINTS, CAMERAS, K, LIMIT, GAMMA, SIZE = ('a', 'b'), ('left', 'right'), 8, 12, 0.9, 32
-TASKS = {'push': TaskFacts(LIMIT, True), 'pull': TaskFacts(LIMIT, False)}
+TASKS = {'push': LIMIT, 'pull': LIMIT}
 NORMALIZER = Normalizer(np.zeros(2), np.full(2, 0.5))
 
 
 def frames(lengths=(5, 12, 7, 12, 9, 6), success=(True, False, True, False, False, True), seed=0, tasks=('push', 'pull')) -> Demonstrations:
-    """Episodes of alternating tasks; the third and later failures may have stopped early."""
+    """Episodes of alternating tasks; where `push` stopped early without success it failed, while `pull` just ran out of time."""
     rng = np.random.default_rng(seed)
     parts, episodes = [], []
     for i, (length, good) in enumerate(zip(lengths, success, strict=True)):
@@ -35,7 +35,8 @@ def frames(lengths=(5, 12, 7, 12, 9, 6), success=(True, False, True, False, Fals
         images = np.full((length, len(CAMERAS), SIZE, SIZE, 3), round(255 * level), np.uint8)
         noise = rng.normal(0, 0.02, (length, 2)).astype(np.float32)
         parts.append((images, (ramp - 1 / length) * goal, ramp * goal * (1.0 if good else 0.3) + noise, ramp * goal))
-        episodes.append(Episode(f'{task}_{i}', task, f'{task} it', length, good))
+        failed = task == 'push' and not good and length < LIMIT
+        episodes.append(Episode(f'{task}_{i}', task, f'{task} it', length, good, failed))
     return Demonstrations(*(np.concatenate(column) for column in zip(*parts, strict=True)), episodes)
 
 

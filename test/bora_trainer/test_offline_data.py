@@ -8,11 +8,11 @@ from bora_common.errors import ConfigError
 from bora_common.types import Outcome
 from bora_critic.targets import monte_carlo
 from bora_replay.cutter import cut, record_from_demo
-from bora_trainer.offline_data import OfflineData, TaskFacts
+from bora_trainer.offline_data import OfflineData
 
 
 def test_rewards_and_returns_by_hand():
-    data = OfflineData(toy.frames(lengths=(3, 2), success=(True, False)), {n: TaskFacts(4, False) for n in toy.TASKS}, 0.5)
+    data = OfflineData(toy.frames(lengths=(3, 2), success=(True, False), tasks=('pull',)), dict.fromkeys(toy.TASKS, 4), 0.5)
     assert data.reward.tolist() == [-0.25, -0.25, 0.75, -0.25, -0.25]
     assert data.done.tolist() == [False, False, True, False, False]
     assert data.returns.tolist() == [-0.1875, 0.125, 0.75, -0.375, -0.25]
@@ -31,8 +31,7 @@ def test_chunks_are_what_the_cutter_makes_of_a_proposal_at_every_frame(k):
     begin = 0
     for episode in data.frames.episodes:
         rows = np.arange(begin, begin + episode.steps)
-        ended = toy.TASKS[episode.task].failure_ends and episode.steps < toy.LIMIT
-        outcome = Outcome.SUCCESS if episode.success else Outcome.FAILURE if ended else Outcome.TIMEOUT
+        outcome = Outcome.SUCCESS if episode.success else Outcome.FAILURE if episode.failure else Outcome.TIMEOUT
         tokens = np.arange(episode.steps, dtype=np.float32)[:, None, None]
         transitions = cut(record_from_demo(
             episode=episode.name, task=episode.task, robot='toy', executed=data.frames.executed[rows], frames=range(episode.steps),
@@ -64,5 +63,3 @@ def test_images_are_not_copied():
 def test_episodes_that_can_not_be_are_named():
     with pytest.raises(ConfigError, match='push_0: unknown task "push".*pull'):
         OfflineData(toy.frames(), {'pull': toy.TASKS['pull']}, 0.9)
-    with pytest.raises(ConfigError, match='pull_1: 12 steps, pull ends after 11'):
-        OfflineData(toy.frames(), {'push': TaskFacts(99, True), 'pull': TaskFacts(11, True)}, 0.9)

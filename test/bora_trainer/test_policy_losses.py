@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bora_trainer.policy_losses import bc_loss, gae, hold_last, mean_advantage, ppo_loss, scale_advantages
+from bora_trainer.policy_losses import bc_loss, gae, hold_last, mean_advantage, ppo_loss, weigh_advantages
 
 seeds = st.integers(0, 10_000)
 
@@ -59,9 +59,9 @@ def test_scaling_divides_by_the_deviation_and_keeps_the_mean():
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     deviation = math.sqrt((1 + 9 + 25) / 3 - 9)
     expected = torch.tensor([[1.0, 3.0, 0.0], [5.0, 0.0, 0.0]]) / deviation
-    assert torch.allclose(scale_advantages(raw, mask, 100.0), expected)
-    assert torch.allclose(scale_advantages(raw, mask, 2.0), expected.clamp(max=2.0))
-    assert not scale_advantages(torch.zeros(2, 3), mask, 2.0).any()
+    assert torch.allclose(weigh_advantages(raw, mask, 100.0), expected)
+    assert torch.allclose(weigh_advantages(raw, mask, 2.0), expected.clamp(max=2.0))
+    assert not weigh_advantages(torch.zeros(2, 3), mask, 2.0).any()
 
 
 def test_the_gate_sees_the_masked_mean():
@@ -124,7 +124,7 @@ def test_no_advantage_no_gradient():
 
 
 def pipeline(q, v, done, mask, log_ratio):
-    advantage = scale_advantages(gae(q, v, done, mask, 0.9, 0.8), mask, 2.0)
+    advantage = weigh_advantages(gae(q, v, done, mask, 0.9, 0.8), mask, 2.0)
     return ppo_loss(log_ratio, advantage, mask, 0.2)
 
 

@@ -37,6 +37,7 @@ class Skill:
     turn: float = 0.6  # rad/s
     bias: tuple[float, float] = (0.0, 0.0)  # range of the error in where it believes the object is
     heading: tuple[float, float] = (-math.pi, math.pi)  # rad, range of that error's direction: who looks from one side errs to one side
+    relapse: float = 0.4  # share of that error which is left when it tries again
     pauses: float = 0.0  # probability of a pause a second
     patience: float = 0.8  # s of trying without effect before it tries again
     grip: float = 1.0  # share of a firm grip

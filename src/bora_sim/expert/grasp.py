@@ -85,7 +85,7 @@ class GraspExpert(Expert):
 
     def _again(self) -> None:
         """The grasp has failed: look better, and go back to the start."""
-        self._draw_bias(0.4)
+        self._draw_bias(self.skill.relapse)
         self._enter('reach')
 
     @abc.abstractmethod

@@ -108,7 +108,7 @@ class OpenBoxExpert(Expert):
         angle = truth['angle']
         slipped = math.atan2(plane[1] + self.BELOW, plane[0]) > angle + self.LEAD + 0.3 or self._loose > 0.6 * self.skill.patience
         if slipped and angle < truth['full'] - 0.1:
-            self._draw_bias(0.4)
+            self._draw_bias(self.skill.relapse)
             self._enter('reach')
         return self.hold(truth, min(angle + self.LEAD, truth['full'] + 0.05)) + np.array([self._bias[0], 0.0]), 2.0 * self.skill.press_speed
 

@@ -46,7 +46,7 @@ class PressButtonExpert(Expert):
             self._pressing += dt
             if aside > self.ASTRAY or (self._pressing > self.skill.patience and truth['held'] == 0.0):
                 self._pressing = 0.0
-                self._draw_bias(0.4)
+                self._draw_bias(self.skill.relapse)
         elif aside < self.ALIGNED and pointing and tip[2] < touching + self.HOVER + 0.015:
             self._pressing = dt
         if self._pressing:
