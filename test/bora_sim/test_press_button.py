@@ -91,6 +91,21 @@ def test_a_poor_demonstrator_takes_longer(world):
     assert lengths['poor'] > 1.4 * lengths['good']
 
 
+def test_a_poor_demonstrator_errs_to_one_side():
+    expert = make_expert('press_button', skill=POOR)
+    errors = np.array([expert._misjudge() for _ in range(200)])
+    size, heading = np.linalg.norm(errors, axis=1), np.arctan2(errors[:, 1], errors[:, 0])
+    assert (POOR.bias[0] <= size).all() and (size <= POOR.bias[1]).all()
+    assert (POOR.heading[0] <= heading).all() and (heading <= POOR.heading[1]).all()
+
+
+def test_a_demonstrator_is_not_timed(world, monkeypatch):
+    monkeypatch.setattr('bora_sim.demos.observe', lambda world, size: np.zeros((3, 4, 4, 3), np.uint8))
+    demos = [record(world, seed, poor=True) for seed in range(4)]
+    late = [d for d in demos if len(d.proprio) > world.task.episode_steps]
+    assert any(d.success for d in late) and not any(d.failure for d in demos)
+
+
 def test_unknown_task_has_no_expert():
     with pytest.raises(ConfigError, match='press_button'):
         make_expert('press_buttn')

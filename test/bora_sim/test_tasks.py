@@ -15,11 +15,11 @@ from bora_sim.world import SimWorld
 
 GRASPING = ('plush_toy', 'pick_and_place', 'open_box', 'pull_tissue')
 DIGESTS = {
-    'press_button': '6e8731513ddccd45',
-    'plush_toy': '62ee302cc02de45c',
-    'pick_and_place': '0b82700d6ab9d599',
-    'open_box': '0354f682bc6c56c2',
-    'pull_tissue': '77942ca3da86eb5f',
+    'press_button': '8fd3949da99815ca',
+    'plush_toy': '6c53aa7b6eb7a584',
+    'pick_and_place': '877e922bdaeff472',
+    'open_box': '4ce4493d81b909dd',
+    'pull_tissue': '7ffc7219470631a7',
 }
 
 

@@ -64,6 +64,13 @@ def test_scaling_divides_by_the_deviation_and_keeps_the_mean():
     assert not weigh_advantages(torch.zeros(2, 3), mask, 2.0).any()
 
 
+def test_a_share_of_what_is_below_nought_is_kept():
+    raw, mask = torch.tensor([[1.0, -3.0], [2.0, -1.0]]), torch.ones(2, 2)
+    whole = weigh_advantages(raw, mask, 100.0)
+    assert torch.allclose(weigh_advantages(raw, mask, 100.0, 0.25), torch.where(whole < 0, 0.25 * whole, whole))
+    assert (weigh_advantages(raw, mask, 100.0, 0.0) == whole.clamp(min=0)).all()
+
+
 def test_the_gate_sees_the_masked_mean():
     raw = torch.tensor([[1.0, -2.0, 0.0], [4.0, 0.0, float('nan')]])
     assert mean_advantage(raw, torch.tensor([[1, 1, 0], [1, 0, 0]])) == pytest.approx(1.0)

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import mujoco
 import numpy as np
 
-from bora_sim.mjcf import DARK_CLOTH, LAB, LAMP, OBJECT_CONTACT, text
+from bora_sim.mjcf import CLOTH, LAB, LAMP, OBJECT_CONTACT, text
 from bora_sim.tasks import parts
 from bora_sim.tasks.base import Area, Instance, Outcome, Task, yaw_quaternion
 
@@ -49,7 +49,7 @@ class OpenBox(Task):
     unseen = (
         _box('crate', (0.064, 0.075), 0.080, 0.022, 0.110, 0.030, (0.28, 0.42, 0.28), (0.45, 0.60, 0.40), look=LAMP, area=WIDE),
         _box('ajar', (0.058, 0.062), 0.062, 0.024, 0.060, 0.060, (0.62, 0.20, 0.18), (0.82, 0.42, 0.36), 0.35, look=LAB),
-        _box('flat', (0.050, 0.055), 0.050, 0.027, 0.045, 0.015, (0.75, 0.72, 0.66), (0.90, 0.88, 0.84), look=DARK_CLOTH, area=WIDE,
+        _box('flat', (0.050, 0.055), 0.050, 0.027, 0.045, 0.015, (0.75, 0.72, 0.66), (0.90, 0.88, 0.84), look=CLOTH, area=WIDE,
              turn=0.5),
         _box('chest_hidden', (0.060, 0.065), 0.065, 0.024, 0.060, 0.020, (0.50, 0.31, 0.18), (0.68, 0.45, 0.26),
              occluding=(0.13, 0.0, 0.03)),

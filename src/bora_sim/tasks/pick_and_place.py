@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import mujoco
 import numpy as np
 
-from bora_sim.mjcf import DARK_CLOTH, LAB, LAMP, OBJECT_CONTACT, text
+from bora_sim.mjcf import CLOTH, LAB, LAMP, OBJECT_CONTACT, text
 from bora_sim.tasks import parts
 from bora_sim.tasks.base import Area, Instance, Outcome, Task, yaw_quaternion
 
@@ -49,7 +49,7 @@ class PickAndPlace(Task):
         _set('tin', (0.034, 0.024, 0.024), 0.150, (0.78, 0.20, 0.16), (0.070, 0.058, 0.064), (0.60, 0.45, 0.28), 0.5, 'cylinder',
              look=LAMP),
         _set('bar', (0.044, 0.018, 0.022), 0.070, (0.20, 0.45, 0.30), (0.080, 0.060, 0.070), (0.35, 0.36, 0.40), look=LAB, area=WIDE),
-        _set('block', (0.030, 0.028, 0.026), 0.200, (0.25, 0.25, 0.60), (0.064, 0.056, 0.085), (0.85, 0.82, 0.75), 0.6, look=DARK_CLOTH,
+        _set('block', (0.030, 0.028, 0.026), 0.200, (0.25, 0.25, 0.60), (0.064, 0.056, 0.085), (0.85, 0.82, 0.75), 0.6, look=CLOTH,
              area=WIDE, turn=0.8),
         _set('parcel_hidden', (0.036, 0.024, 0.024), 0.110, (0.72, 0.53, 0.33), (0.072, 0.058, 0.075), (0.25, 0.40, 0.66),
              occluding=(0.09, 0.0, 0.03)),

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 import mujoco
 import numpy as np
 
-from bora_sim.mjcf import DARK_CLOTH, LAB, LAMP, OBJECT_CONTACT, text
+from bora_sim.mjcf import CLOTH, LAB, LAMP, OBJECT_CONTACT, text
 from bora_sim.tasks import parts
 from bora_sim.tasks.base import Area, Instance, Outcome, Task, yaw_quaternion
 
@@ -36,7 +36,7 @@ class PlushToy(Task):
     unseen = (
         _toy('frog', (0.030, 0.024, 0.022), 0.055, (0.30, 0.62, 0.22), 0.8, 0.005, head=0.7, look=LAMP, area=WIDE),
         _toy('seal', (0.042, 0.029, 0.028), 0.130, (0.42, 0.47, 0.55), 0.7, 0.008, head=0.45, look=LAB, area=WIDE, turn=1.1),
-        _toy('ball', (0.029, 0.029, 0.029), 0.060, (0.85, 0.30, 0.42), 0.8, 0.004, head=0.0, look=DARK_CLOTH),
+        _toy('ball', (0.029, 0.029, 0.029), 0.060, (0.85, 0.30, 0.42), 0.8, 0.004, head=0.0, look=CLOTH),
         _toy('bear_hidden', (0.034, 0.027, 0.027), 0.080, (0.62, 0.38, 0.20), 0.9, 0.006, occluding=(0.09, 0.0, 0.03)),
     )
 

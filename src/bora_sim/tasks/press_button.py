@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from bora_common.kinematics import FINGER_RADIUS, TIPS
-from bora_sim.mjcf import DARK_CLOTH, LAB, LAMP, OBJECT_CONTACT, text
+from bora_sim.mjcf import CLOTH, LAB, LAMP, OBJECT_CONTACT, text
 from bora_sim.tasks.base import Area, Instance, Outcome, Task, yaw_quaternion
 
 FULL_DEPTH = 0.93  # share of the travel that counts as fully depressed
@@ -43,7 +43,7 @@ class PressButton(Task):
     unseen = (
         _button('green', 0.007, 0.016, (0.10, 0.62, 0.22), (0.30, 0.33, 0.38), 0.026, 0.026, 200.0, 0.5, look=LAMP, area=WIDE),
         _button('blue', 0.006, 0.018, (0.12, 0.30, 0.80), (0.88, 0.88, 0.88), 0.032, 0.036, 150.0, 0.7, look=LAB, area=WIDE, turn=1.2),
-        _button('white', 0.008, 0.020, (0.92, 0.92, 0.90), (0.50, 0.20, 0.16), 0.034, 0.045, 110.0, 0.4, look=DARK_CLOTH),
+        _button('white', 0.008, 0.020, (0.92, 0.92, 0.90), (0.50, 0.20, 0.16), 0.034, 0.045, 110.0, 0.4, look=CLOTH),
         _button('red_hidden', 0.006, 0.018, (0.85, 0.10, 0.08), (0.93, 0.76, 0.12), 0.028, 0.030, occluding=(0.09, 0.0, 0.06)),
     )
 

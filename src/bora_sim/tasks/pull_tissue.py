@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 import mujoco
 import numpy as np
 
-from bora_sim.mjcf import DARK_CLOTH, LAB, LAMP, SHEET_CONTACT, text
+from bora_sim.mjcf import CLOTH, LAB, LAMP, SHEET_CONTACT, text
 from bora_sim.tasks import parts
 from bora_sim.tasks.base import Area, Instance, Outcome, Task, yaw_quaternion
 
@@ -59,7 +59,7 @@ class PullTissue(Task):
              area=WIDE),
         _box('low', (0.058, 0.095), 0.048, (0.024, 0.084, 0.048), 0.8, 0.7, (0.86, 0.72, 0.30), (0.99, 0.99, 0.99), -0.10, look=LAB,
              area=WIDE, turn=0.8),
-        _box('tight', (0.050, 0.085), 0.058, (0.020, 0.075, 0.036), 2.2, 0.6, (0.30, 0.32, 0.36), (0.90, 0.93, 0.98), look=DARK_CLOTH),
+        _box('tight', (0.050, 0.085), 0.058, (0.020, 0.075, 0.036), 2.2, 0.6, (0.30, 0.32, 0.36), (0.90, 0.93, 0.98), look=CLOTH),
         _box('blue_hidden', (0.052, 0.085), 0.060, (0.020, 0.075, 0.042), 1.2, 0.6, (0.25, 0.50, 0.78), (0.96, 0.96, 0.97),
              occluding=(0.10, 0.0, 0.0)),
     )  # fmt: skip
