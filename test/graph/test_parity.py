@@ -53,11 +53,11 @@ CONTROLLER_LAG = 6  # physics steps: two ticks from a command to its due time
 SETTLE = 180  # physics steps at the start pose; a multiple of 60, after which control ticks and frames fall together again
 SETTLED = 12  # step from which the first chunk has faded in and the safety filter has caught up with it
 UNUSED = -1  # epoch of a proposal that the arbiter is to drop
-FLOAT32 = 1e-4  # rad, of a forward pass in float32
+FLOAT32 = 1e-5  # rad, of a forward pass in float32 on another number of threads
 ROUNDING = 1e-9  # rad, of float64 values, which the messages carry whole
 REST = 1e-5  # rad, between the start pose and where the reset leaves the joints
 INTERPOLATION = 2e-3  # rad, of joint states to an image's stamp between two ticks
-CLOSED_LOOP = 0.05  # rad
+CLOSED_LOOP = 0.03  # rad; three runs stayed below 0.01, other scenes are 0.19 away
 
 
 def physics_step(stamp_ns):
@@ -78,7 +78,7 @@ class Played:
         names = [f'{graph.namespace}/{n}' for n in NODES]
         graph.wait(lambda: all(self.states.get(n, 'not active') != 'not active' for n in names), 'nodes to work', DEADLINE)
         observed = graph.record(topics.OBSERVATION)
-        name = self._play(graph)
+        name = self._play(graph, observed)
         for process in graph.processes:
             process.stop()
         (self.episode,) = read_episodes(folder)
@@ -90,7 +90,7 @@ class Played:
         self.ticks = [t for t in record.executed if self.grid.t0_ns < t.stamp_ns <= record.end_ns]
         self.chunks = {c.id: c for c in record.chunks}
 
-    def _play(self, graph):
+    def _play(self, graph, observed):
         episodes = graph.record(topics.EPISODE)
         request = graph.request(topics.START_EPISODE)
         request.task, request.seed, request.evaluation = TASK.name, SEED, True
@@ -102,6 +102,8 @@ class Played:
             return any(e.episode == answer.episode and e.state == EpisodeState.ENDED for e in events)
 
         graph.wait(over, 'the end of the episode', DEADLINE)
+        seen = len(observed)
+        graph.wait(lambda: len(observed) > seen + 3, 'the robot to rest: a stop must not fall into the episode', DEADLINE)
         return answer.episode
 
     @property
@@ -137,7 +139,8 @@ class AsInTheGraph:
 
     def __init__(self, policy, played):
         self.model, self._policy, self._played = policy.model, policy, played
-        self._adopted = {played.grid.step_at(t.stamp_ns): played.grid.index(c.stamp_ns) for t, c in played.adoptions}
+        # not at step 0: the arbiter begins the episode's epoch with its first tick, and drops a proposal from before
+        self._adopted = {max(1, played.grid.step_at(t.stamp_ns)): played.grid.index(c.stamp_ns) for t, c in played.adoptions}
         self.proprio, self._made = [], {}
 
     def propose(self, observation, epoch, proposal_id):
@@ -233,7 +236,8 @@ def motion(played, points, seed):
 def test_the_graph_and_one_process_play_the_same_steps(graph, tmp_path):
     played = Played(graph, tmp_path / 'run')
     record, outcome = played.episode.record, played.episode.event.outcome
-    assert outcome in (Outcome.SUCCESS, Outcome.TIMEOUT) and not any(t.held for t in played.ticks)
+    assert outcome in (Outcome.SUCCESS, Outcome.TIMEOUT)
+    assert [t.hold_reason for t in played.ticks if t.held] == []
     assert np.all(np.diff([t.stamp_ns for t in played.ticks]) == 10_000_000)  # lock-step: no tick is missing
     seen = {played.grid.index(p.stamp_ns): p.proprio for p in record.proposals}
     policy = Policy.load(resolve(TASK.name, 'models'), joint_names=ROBOT.layout.names, camera_names=ROBOT.cameras)
@@ -281,4 +285,4 @@ def check_closed_loop(played, policy, seen):
     assert twin.success == (outcome == Outcome.SUCCESS), found
     assert abs(len(commands) - len(twin.commands)) <= 1, found  # an end within a step may fall on its other side
     assert max(found['same scene']) < CLOSED_LOOP, found
-    assert min(found['other scene']) > 2 * CLOSED_LOOP, found  # another scene is another episode
+    assert min(found['other scene']) > 4 * CLOSED_LOOP, found  # another scene is another episode
