@@ -98,17 +98,17 @@ def test_an_evaluation_that_can_not_be_is_refused(policy):
         evaluate('press_button', policy, None, 2, workers=2)
 
 
-@pytest.mark.parametrize(('success', 'limit', 'terminal'), [(True, 90, True), (False, 90, True), (False, 20, False)])
-def test_an_episode_becomes_overlapping_transitions(policy, success, limit, terminal):
+@pytest.mark.parametrize(('success', 'failure', 'terminal'), [(True, False, True), (False, True, True), (False, False, False)])
+def test_an_episode_becomes_overlapping_transitions(policy, success, failure, terminal):
     rng = np.random.default_rng(0)
-    count, facts = 20, policy.model.facts
+    count, limit, facts = 20, 90, policy.model.facts
     images = rng.integers(0, 255, (count, 3, 64, 64, 3), dtype=np.uint8)
     motion = rng.normal(0, 0.1, (2, count, 19))
     buffer = TransitionBuffer(
         10, facts.steps, 19, len(facts.token_names), facts.token_width, dt=facts.dt, joint_names=ROBOT.layout.names,
         token_names=facts.token_names, model_id='m' * 64,
     )  # fmt: skip
-    add_transitions(buffer, policy, Episode('e', images, motion[0], motion[1], success), Recipe(stride=8), 'press', limit)
+    add_transitions(buffer, policy, Episode('e', images, motion[0], motion[1], success, failure), Recipe(stride=8), 'press', limit)
     assert len(buffer) == 3  # at steps 0, 8 and 16
     assert buffer.column('mask').sum(1).tolist() == [20, 12, 4]
     assert np.allclose(buffer.column('executed')[1, :12], motion[1][8:], atol=1e-6)
