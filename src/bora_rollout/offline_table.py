@@ -37,8 +37,8 @@ HELD_OUT_SEED = 600_000
 INTERRUPTED = 130
 FROM_NOTHING = ('bc-consistency', 'bc-diffusion')  # the others go on from the base
 MINUTES = {  # about, on one core
-    'demonstrations': 2.5, 'train/bc-consistency': 25, 'train/bc-diffusion': 25, 'own': 3, 'held-out': 3, 'train/bc-longer': 12,
-    'train/bc-filtered': 12, 'train/decoupled-critic': 20, 'train/bora-offline': 25, 'evaluation': 3.5, 'hand-over': 2,
+    'demonstrations': 5, 'train/bc-consistency': 25, 'train/bc-diffusion': 25, 'own': 9, 'held-out': 6, 'train/bc-longer': 10,
+    'train/bc-filtered': 10, 'train/decoupled-critic': 25, 'train/bora-offline': 22, 'evaluation': 2, 'hand-over': 4,
 }  # fmt: skip
 
 

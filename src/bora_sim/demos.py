@@ -57,7 +57,8 @@ def load(path: Path) -> Demo:
     """Read one episode file (no pickle)."""
     with np.load(path, allow_pickle=False) as file:
         kinds = {'task': str, 'seed': int, 'poor': bool, 'success': bool, 'failure': bool}
-        values = {name: kinds[name](file[name]) if name in kinds else file[name] for name in Demo.__dataclass_fields__}
+        fields = [n for n in Demo.__dataclass_fields__ if n != 'failure' or n in file]  # an older file does not say
+        values = {name: kinds[name](file[name]) if name in kinds else file[name] for name in fields}
     return Demo(**{**values, 'cameras': tuple(map(str, values['cameras'])), 'joints': tuple(map(str, values['joints']))})
 
 

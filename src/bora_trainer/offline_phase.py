@@ -164,7 +164,7 @@ class OfflinePhase:
         count = self.config.critic.alone_batch
         own = round(count * self.config.data.own_share) if self.config.own_batch else 0
         sources = [(source, rows) for source, rows in ((self.demonstrations, count), (self.own, own)) if source is not None and rows]
-        seen = [self.encode(source) if self._reads_tokens else None for source, _ in sources]
+        seen = [self.encode(source) for source, _ in sources] if self._reads_tokens else []
         alone = OfflineCritic(self.critic.critic, self.config.critic, self.critic.k, Replicas())
         alone.target, alone.optimiser, alone.updates = self.critic.target, self.critic.optimiser, self.critic.updates
         info: Info = {}
@@ -175,17 +175,15 @@ class OfflinePhase:
                 source.rows(frames, images=not self._reads_tokens, following=follows)
                 for (source, _), frames in zip(sources, drawn, strict=True)
             ])  # fmt: skip
-            info = alone.update(rows, self._views(rows, seen, drawn), alone.pick_steps(self.generator, self.device))
+            after = [source.data.following(frames, alone.k) for (source, _), frames in zip(sources, drawn, strict=True)]
+            views = self._views(seen, drawn, after) if seen else Views({'images': rows.images}, {'images': rows.next_images})
+            info = alone.update(rows, views, alone.pick_steps(self.generator, self.device))
             report(done)
         self.critic.updates = alone.updates
         return info
 
-    def _views(self, rows: Rows, seen: list[Tensor | None], drawn: list[np.ndarray]) -> Views:
-        """What the critic reads of the frames `drawn` from each source: their pictures, or the tokens `seen` of all its frames."""
-        if not self._reads_tokens:
-            return Views({'images': rows.images}, {'images': rows.next_images})
-        now = torch.cat([z[frames] for z, frames in zip(seen, drawn, strict=True)])
+    def _views(self, seen: list[Tensor], drawn: list[np.ndarray], after: list[np.ndarray]) -> Views:
+        """Tokens of the frames `drawn` from each source, noised, and of those `after` their chunks; `seen`: of all its frames."""
+        now, following = (torch.cat([z[some] for z, some in zip(seen, frames, strict=True)]) for frames in (drawn, after))
         now = noisy(now, self.config.critic.token_noise, torch.randn(now.shape, generator=self.generator))
-        sources = (self.demonstrations, self.own)
-        after = [z[source.data.following(frames, self.critic.k)] for source, z, frames in zip(sources, seen, drawn, strict=False)]
-        return Views({'tokens': now.to(self.device)}, {'tokens': torch.cat(after).to(self.device)})
+        return Views({'tokens': now.to(self.device)}, {'tokens': following.to(self.device)})
