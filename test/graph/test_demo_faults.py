@@ -39,7 +39,16 @@ class Demo:
             assert self.process.poll() is None, f'{what}: the demonstration has ended\n{self.log.read_text()}'
             return condition()
 
-        return self.graph.wait(met, what, DEADLINE)
+        return self._wait(met, what)
+
+    def _wait(self, condition, what):
+        """As Graph.wait; a failure tells what all processes said."""
+        try:
+            return self.graph.wait(condition, what, DEADLINE)
+        except pytest.fail.Exception as failure:
+            logs = [self.log, *sorted((self.folder / 'logs').glob('*.log'))]
+            said = '\n'.join(f'--- {log.stem}\n{log.read_text(errors="replace")}' for log in logs)
+            pytest.fail(f'{failure}\n{said}')
 
     def pid(self, name):
         """Pid of a process, as a user finds it; None while it does not run."""
@@ -68,7 +77,7 @@ class Demo:
 
     def end(self):
         """(exit code, summary), when it has ended by itself."""
-        self.graph.wait(lambda: self.process.poll() is not None, 'the end of the demonstration', DEADLINE)
+        self._wait(lambda: self.process.poll() is not None, 'the end of the demonstration')
         path = self.folder / 'summary.json'
         assert path.exists(), self.log.read_text()
         return self.process.returncode, json.loads(path.read_text())
