@@ -23,6 +23,7 @@ EVALUATION_SEED = 1_000_000  # evaluation poses and online poses never share a s
 ONLINE_SEED = 2_000_000
 SEED_STRIDE = 10_000
 START_TIMEOUT = 180.0  # s of wall time, also below
+SILENCE = 60.0  # of the nodes of a process that was started again, after which it is started once more
 EPISODE_TIMEOUT = 120.0
 TRAINING_TIMEOUT = 240.0
 LOG_TIMEOUT = 60.0
@@ -186,14 +187,21 @@ def _needed(supervisor: Supervisor) -> dict[str, int]:
 
 
 def _wait_for_needed(run: Run, session: Session, supervisor: Supervisor) -> None:
-    """Wait for the processes that were started again since the last episode; what their nodes said before is forgotten."""
+    """Wait for the processes that were started again since the last episode; what their nodes said before is forgotten.
+
+    One that is not heard of is started once more, as often as the supervisor allows.
+    """
     while _needed(supervisor) != run.pids:
         session.wait(lambda: len(_needed(supervisor)) == len(NEEDED), START_TIMEOUT, lambda: f'all of {", ".join(NEEDED)} to be started')
-        now = _needed(supervisor)
-        nodes = run.names_of(*(name for name in NEEDED if now.get(name) != run.pids.get(name)))
-        session.follower.forget(nodes)
-        session.wait_until_working(nodes, START_TIMEOUT)
-        run.pids = now
+        now, follower = _needed(supervisor), session.follower
+        fresh = {name: run.names_of(name) for name in NEEDED if now.get(name) != run.pids.get(name)}
+        nodes = [node for names in fresh.values() for node in names]
+        follower.forget(nodes)
+        if session.heard(nodes, SILENCE):
+            run.pids = now
+        for name, names in fresh.items():
+            if follower.working(names):
+                supervisor.kill(name, f'not heard of for {SILENCE:g} s')
 
 
 def _evaluate(run: Run, play: Play, progress: Any, name: str, results: list[EpisodeResult], round: int) -> None:

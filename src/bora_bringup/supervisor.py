@@ -156,6 +156,14 @@ class Supervisor:
         self._write_pids()
         self.report(f'{name} ended ({how}), starting it again in {wait:g} s; see {child.log}')
 
+    def kill(self, name: str, why: str) -> None:
+        """End a process that does not answer; `check` then starts it again as any other that has ended."""
+        child = self.children[name]
+        if child.running:
+            self.report(f'{name}: {why}')
+            _kill_group(child.process.pid, signal.SIGKILL)
+            child.process.wait(1.0)
+
     def refusal(self, child: Child) -> str | None:
         """The one-line reason with which a node refused to start; None when it did not refuse."""
         if not child.log.exists():

@@ -64,6 +64,18 @@ def test_a_crashed_process_is_started_again_after_the_back_off(supervised):
     assert child.process.pid != first and child.due is None
 
 
+def test_a_process_that_does_not_answer_is_killed_and_started_again(supervised):
+    child = add(supervised, 'import time; time.sleep(60)')
+    first = child.process.pid
+    supervised.kill('monitor', 'not heard of')
+    assert not child.running and supervised.lines == ['monitor: not heard of']
+    supervised.check()
+    supervised.kill('monitor', 'not heard of')  # it waits for its restart already
+    supervised.clock.now = BACKOFF[0]
+    supervised.check()
+    assert child.running and child.process.pid != first and len(supervised.lines) == 2
+
+
 def test_the_back_off_grows_and_ends_the_run_at_last(supervised):
     child = add(supervised, 'raise SystemExit(3)')
     for wait in BACKOFF:
