@@ -197,7 +197,7 @@ def _wait_for_needed(run: Run, session: Session, supervisor: Supervisor) -> None
         fresh = {name: run.names_of(name) for name in NEEDED if now.get(name) != run.pids.get(name)}
         nodes = [node for names in fresh.values() for node in names]
         follower.forget(nodes)
-        if session.heard(nodes, SILENCE):
+        if session.until(lambda nodes=nodes: not follower.working(nodes), SILENCE):
             run.pids = now
         for name, names in fresh.items():
             if follower.working(names):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,29 +178,25 @@ class Session:
         if failure:
             raise SessionError(failure)
 
-    def wait(self, done: Callable[[], bool], timeout: float, what: Callable[[], str]) -> None:
-        """Pump until `done`, at most `timeout` s of wall time. Raises SessionError saying what was waited for."""
+    def until(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Pump until `done`, at most `timeout` s of wall time; whether it is."""
         deadline = time.monotonic() + timeout
         while not done():
-            if time.monotonic() > deadline:
-                raise SessionError(f'waited {timeout:g} s for {what()}')
-            self.pump()
-
-    def wait_until_working(self, names: Iterable[str], timeout: float) -> None:
-        """Wait until every node has said on /diagnostics that it works."""
-        names = list(names)
-        if not self.heard(names, timeout):
-            raise SessionError(f'waited {timeout:g} s for nodes to work: {", ".join(self.follower.working(names))}')
-        self.wait(self._start.service_is_ready, timeout, lambda: 'the service start_episode')
-
-    def heard(self, names: Sequence[str], timeout: float) -> bool:
-        """Whether every node says within `timeout` s of wall time on /diagnostics that it works."""
-        deadline = time.monotonic() + timeout
-        while self.follower.working(names):
             if time.monotonic() > deadline:
                 return False
             self.pump()
         return True
+
+    def wait(self, done: Callable[[], bool], timeout: float, what: Callable[[], str]) -> None:
+        """As `until`, but raises SessionError saying what was waited for."""
+        if not self.until(done, timeout):
+            raise SessionError(f'waited {timeout:g} s for {what()}')
+
+    def wait_until_working(self, names: Iterable[str], timeout: float) -> None:
+        """Wait until every node has said on /diagnostics that it works."""
+        names = list(names)
+        self.wait(lambda: not self.follower.working(names), timeout, lambda: f'nodes to work: {", ".join(self.follower.working(names))}')
+        self.wait(self._start.service_is_ready, timeout, lambda: 'the service start_episode')
 
     def run_episode(self, round: int, evaluation: bool, seed: int, timeout: float, task: str = '') -> EpisodeResult:
         """Start an episode and wait for its end; an empty task is the graph's own."""

@@ -162,7 +162,6 @@ class Supervisor:
         if child.running:
             self.report(f'{name}: {why}')
             _kill_group(child.process.pid, signal.SIGKILL)
-            child.process.wait(1.0)
 
     def refusal(self, child: Child) -> str | None:
         """The one-line reason with which a node refused to start; None when it did not refuse."""

@@ -68,46 +68,44 @@ class Processes:
 
 
 class Waiting:
-    """A session that says which nodes were waited for."""
+    """A session that hears of the nodes `names`, but not in its first `deaf` waits."""
 
-    def __init__(self, deaf=0):
-        self.deaf = deaf
-        self.follower, self.waited = Follower(nodes={'/bora/critic': (b'', 'works', {}), '/bora/trainer': (b'', 'works', {})}), []
+    def __init__(self, *names, deaf=0):
+        self.names, self.deaf, self.waits = names, deaf, 0
+        self.follower = Follower(nodes={name: (b'', 'works', {}) for name in ('/bora/critic', '/bora/replay', '/bora/trainer')})
 
     def wait(self, done, _timeout, _what):
         while not done():
             pass
 
-    def heard(self, names, _timeout):
-        assert not set(names) & set(self.follower.nodes)  # what a dead process said does not count
-        self.waited.append(sorted(names))
-        if self.deaf:
-            self.deaf -= 1
-            return False
-        self.follower.nodes |= {name: (b'', 'works', {}) for name in names}
-        return True
+    def until(self, working, _timeout):
+        assert not working()  # what a dead process said does not count
+        self.waits += 1
+        if self.waits > self.deaf:
+            self.follower.nodes |= {name: (b'', 'works', {}) for name in self.names}
+        return working()
 
 
 def test_an_episode_waits_for_processes_that_were_started_again_but_not_for_the_trainer(tmp_path):
     before = {'perception': 1, 'policy': 2, 'replay': 3, 'trainer': 4}
-    run, session = Run(Plan(), Plan(run_dir=str(tmp_path)).graph()), Waiting()
+    run, session = Run(Plan(), Plan(run_dir=str(tmp_path)).graph()), Waiting('/bora/base_policy', '/bora/critic', '/bora/residual_actor')
     run.pids = {name: before[name] for name in demo.NEEDED}
     demo._wait_for_needed(run, session, Processes({**before, 'trainer': 9}))
-    assert session.waited == []
+    assert session.waits == 0
     gone = {'perception': 1, 'replay': 3}
     demo._wait_for_needed(run, session, Processes(gone, gone, {**before, 'policy': 8}))
-    assert session.waited == [['/bora/base_policy', '/bora/critic', '/bora/residual_actor']] and run.pids['policy'] == 8
+    assert session.waits == 1 and run.pids['policy'] == 8
     assert '/bora/trainer' in session.follower.nodes
 
 
 def test_a_process_that_came_back_but_is_not_heard_of_is_started_once_more(tmp_path):
     before = {'perception': 1, 'policy': 2, 'replay': 3}
-    run, session = Run(Plan(), Plan(run_dir=str(tmp_path)).graph(), pids=before), Waiting(deaf=1)
+    run, session = Run(Plan(), Plan(run_dir=str(tmp_path)).graph(), pids=before), Waiting('/bora/replay', deaf=1)
     second, third = {**before, 'replay': 8}, {**before, 'replay': 9}
     processes = Processes(second, second, second, third)
     demo._wait_for_needed(run, session, processes)
     assert [name for name, _ in processes.killed] == ['replay'] and 'not heard of' in processes.killed[0][1]
-    assert session.waited == [['/bora/replay']] * 2 and run.pids == third
+    assert session.waits == 2 and run.pids == third
 
 
 def test_a_plan_tunes_the_trainer_and_refuses_what_makes_no_sense(tmp_path):

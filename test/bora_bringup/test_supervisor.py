@@ -68,7 +68,8 @@ def test_a_process_that_does_not_answer_is_killed_and_started_again(supervised):
     child = add(supervised, 'import time; time.sleep(60)')
     first = child.process.pid
     supervised.kill('monitor', 'not heard of')
-    assert not child.running and supervised.lines == ['monitor: not heard of']
+    ended(child)
+    assert supervised.lines == ['monitor: not heard of']
     supervised.check()
     supervised.kill('monitor', 'not heard of')  # it waits for its restart already
     supervised.clock.now = BACKOFF[0]
