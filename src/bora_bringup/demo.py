@@ -191,9 +191,10 @@ def _wait_for_needed(run: Run, session: Session, supervisor: Supervisor) -> None
 
     One that is not heard of is started once more, as often as the supervisor allows.
     """
+    follower = session.follower
     while _needed(supervisor) != run.pids:
         session.wait(lambda: len(_needed(supervisor)) == len(NEEDED), START_TIMEOUT, lambda: f'all of {", ".join(NEEDED)} to be started')
-        now, follower = _needed(supervisor), session.follower
+        now = _needed(supervisor)
         fresh = {name: run.names_of(name) for name in NEEDED if now.get(name) != run.pids.get(name)}
         nodes = [node for names in fresh.values() for node in names]
         follower.forget(nodes)
