@@ -82,11 +82,14 @@ class ActorLearner:
         return encode(self.model, pixels, ids, words, self.config.bf16)
 
     def log_ratio(self, mean: Tensor, rows: Rows, pixels: Tensor, noise: Noise) -> Tensor:
-        """log pi - log pi_old [B,k] of the executed chunk, at the same noise."""
+        """log pi - log pi_old [B,k] of the intended chunk, at the same noise.
+
+        A demonstrator's executed chunk is that plus a disturbance, which no one chose; a policy's own is the same.
+        """
         with torch.no_grad():
             tokens = encode(self.old, pixels, rows.ids, rows.words, self.config.bf16)
             before = self.old.expert.mean(tokens, rows.s + noise.s, noise.xi)
-        return log_ratio(mean, before, rows.executed)
+        return log_ratio(mean, before, rows.intended)
 
     @torch.no_grad()
     def refresh_old(self) -> None:

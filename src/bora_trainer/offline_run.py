@@ -59,9 +59,12 @@ def train_offline(config: OfflineConfig, report: Report = quiet) -> dict[str, An
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, this process's own under torchrun. Raises ConfigError for a device that is not there."""
+    """`auto` is CUDA where there is one, `cuda` this process's own device under torchrun.
+
+    Raises ConfigError for a device that is not there.
+    """
     if name == 'auto':
-        name = f'cuda:{os.environ.get("LOCAL_RANK", "0")}' if torch.cuda.is_available() else 'cpu'
+        name = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -69,6 +72,8 @@ def pick_device(name: str) -> torch.device:
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise ConfigError(f'run.device: {name}, but CUDA is not available')
     if device.type == 'cuda':
+        if device.index is None:
+            device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
         torch.cuda.set_device(device)
     return device
 

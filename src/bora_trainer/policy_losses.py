@@ -49,8 +49,8 @@ def identity(values: Tensor) -> Tensor:
 def weigh_advantages(raw: Tensor, mask: Tensor, limit: float, negative: float = 1.0, total: Sum = identity) -> Tensor:
     """Advantages divided by their standard deviation, not centred, then clipped to ±limit. The deviation is that of all processes.
 
-    Of those below 0 the share `negative` is kept. On a fixed data set nothing draws a policy back that is pushed away from an action: it
-    ends where there are no data. With 0 the better actions count more and none is fled from.
+    Of those below 0 the share `negative` is kept. On a fixed data set nothing but cloning draws a policy back that is pushed away from an
+    action: it ends where there are no data. A small share makes worse actions count less; with 0 the better ones only count more.
     """
     count, first, second = total(torch.stack([mask.sum().to(raw.dtype), raw.sum(), raw.square().sum()]))
     count = count.clamp(min=1)
@@ -68,7 +68,7 @@ def mean_advantage(raw: Tensor, mask: Tensor, total: Sum = identity) -> float:
 def ppo_loss(log_ratio: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> tuple[Tensor, Info]:
     """Masked mean of -min(ratio A, clip(ratio, 1±clip) A) on the data's own actions.
 
-    log_ratio [B,k] is log pi_new - log pi_old of the executed action at the same noise; advantage [B,k] is a constant.
+    log_ratio [B,k] is log pi_new - log pi_old of the action at the same noise; advantage [B,k] is a constant.
     """
     ratio = clean(log_ratio, mask).exp()
     advantage = clean(advantage, mask).detach()

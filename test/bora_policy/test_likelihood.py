@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bora_policy.diffusion import DiffusionExpert
-from bora_policy.expert import ConsistencyExpert
-from bora_policy.likelihood import DEVIATION, log_prob, log_ratio
+from bora_policy.expert import SIGMA_MAX, ConsistencyExpert
+from bora_policy.likelihood import NORMALISER, ROUNDING, SCALE, log_prob, log_ratio
 
 
 def draws(seed, batch=3, steps=4, joints=5):
@@ -15,17 +15,37 @@ def draws(seed, batch=3, steps=4, joints=5):
     return [torch.randn(batch, steps, joints, generator=generator, dtype=torch.float64) for _ in range(3)]
 
 
-def test_log_prob_is_the_average_of_the_joints_normal_densities():
-    mean, action = torch.zeros(1, 1, 2), torch.tensor([[[0.5, -1.0]]])
-    normal = torch.distributions.Normal(mean, DEVIATION)
-    assert log_prob(mean, action).item() == pytest.approx(normal.log_prob(action).mean().item())
-    by_hand = (-0.5 * 1 - 0.5 * 4) / 2 - math.log(0.5) - 0.5 * math.log(2 * math.pi)
-    assert log_prob(mean, action).item() == pytest.approx(by_hand)
+def test_log_prob_is_the_average_of_the_joints_rounded_laplace_densities():
+    mean, action = torch.zeros(1, 1, 2), torch.tensor([[[0.05, -1.0]]])
+    near, far = 0.5 * 0.05**2 / ROUNDING, 1.0 - 0.5 * ROUNDING  # within the rounded peak, and on the slope
+    assert log_prob(mean, action).item() == pytest.approx(-(near + far) / 2 / SCALE - math.log(NORMALISER))
+
+
+def test_the_density_integrates_to_one():
+    error = torch.linspace(-20, 20, 400_001, dtype=torch.float64)
+    density = log_prob(torch.zeros(len(error), 1, 1, dtype=torch.float64), error[:, None, None]).exp()[:, 0]
+    assert torch.trapezoid(density, error).item() == pytest.approx(1, abs=1e-8)
 
 
 def test_log_ratio_by_hand():
     new, old, action = torch.tensor([[[0.5, 0.0]]]), torch.zeros(1, 1, 2), torch.tensor([[[1.0, 3.0]]])
-    assert log_ratio(new, old, action).item() == pytest.approx((1.0**2 - 0.5**2) / 2 / (2 * 0.25))
+    assert log_ratio(new, old, action).item() == pytest.approx(0.5 / 2 / SCALE)  # one joint of two is nearer by 0.5
+
+
+def test_the_gradient_at_equal_policies_is_that_of_cloning():
+    """So that an advantage is a weight of the row in behaviour cloning at the noise that inference starts with."""
+    torch.manual_seed(1)
+    expert = ConsistencyExpert(steps=6, joints=2, tokens=2, width=4, knots=3, hidden=8, blocks=1).double()
+    z, s, xi, a = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 2, 4), (3, 2), (3, 3, 2), (3, 6, 2)))
+    weights = list(expert.parameters())
+    mean = expert.mean(z, s, xi)
+    policy = torch.autograd.grad(-log_ratio(mean, mean, a).exp().mean(), weights, allow_unused=True)
+    # the noise of training is added to the chunk: what makes the same input of it
+    levels, clean = torch.full((3,), SIGMA_MAX, dtype=torch.float64), expert.values(a)
+    noise = xi - clean / SIGMA_MAX
+    cloning, _ = expert.loss(z, s, a, torch.ones(3, 6, dtype=torch.float64), levels, noise)
+    expected = torch.autograd.grad(cloning / SCALE, weights, allow_unused=True)
+    assert all(torch.allclose(g, e, atol=1e-9) for g, e in zip(policy, expected, strict=True) if e is not None)
 
 
 @given(seed=st.integers(0, 2**31))
@@ -62,7 +82,7 @@ def test_the_old_policy_gets_no_gradient():
     old.requires_grad_()
     log_ratio(new, old, action).sum().backward()
     assert old.grad is None
-    assert torch.allclose(new.grad, (action - new.detach()) / (5 * DEVIATION**2))
+    assert torch.allclose(new.grad, ((action - new.detach()) / ROUNDING).clamp(-1, 1) / (5 * SCALE))
 
 
 @pytest.mark.parametrize('kind', [ConsistencyExpert, DiffusionExpert])

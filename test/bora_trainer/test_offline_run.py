@@ -144,4 +144,14 @@ def test_rows_are_shared_out_evenly():
     assert [Replicas(rank, 2).rows(6) for rank in range(2)] == [slice(0, 3), slice(3, 6)]
     with pytest.raises(ConfigError, match='7 rows.*2 processes'):
         Replicas(0, 2).rows(7)
+
+
+def test_a_device_of_cuda_is_this_process_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda device: chosen.append(device.index))  # takes no device without an index
+    for name, rank in (('cuda', '0'), ('auto', '1'), ('cuda:3', '1')):
+        monkeypatch.setenv('LOCAL_RANK', rank)
+        pick_device(name)
+    assert chosen == [0, 1, 3]
     assert pick_device('cpu') == torch.device('cpu')
