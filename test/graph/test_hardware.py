@@ -165,7 +165,7 @@ def test_the_end_of_the_node_leaves_a_hold_behind(graph):
     robot.positions = READY
     robot.wait_mode(Mode.RUN)
     assert robot.process.stop() == 0
-    graph.wait(lambda: robot.last().hold_reason == 'hardware node stops', 'the last hold', 5.0)
+    graph.wait(lambda: robot.executed and robot.last().hold_reason == 'hardware node stops', 'the last hold', 15.0)
     assert not np.any(robot.points['fr3_arm_controller'][-1].points[0].velocities)
 
 
