@@ -455,12 +455,15 @@ def from_controller(record: EpisodeRecord, stamps_ns: np.ndarray, positions: np.
     stamps_ns = np.asarray(stamps_ns)
     logged = sorted(record.executed, key=lambda e: e.stamp_ns)
     known = np.array([t.stamp_ns for t in logged], dtype=np.int64)
-    ticks = []
+    ticks, seen = [], 0
     for i in np.flatnonzero((stamps_ns >= record.episode.started_ns - 10**9) & (stamps_ns <= record.end_ns + 10**9)):
         stamp, position = int(stamps_ns[i]), np.asarray(positions[i], dtype=np.float64)
-        place = int(np.searchsorted(known, stamp, side='right')) - 1
-        if place >= 0:
-            ticks.append(replace(logged[place], stamp_ns=stamp, positions=position))
+        heard = int(np.searchsorted(known, stamp, side='right'))
+        if heard:
+            # A hold and the command that ends it may be of one instant, of which the controller keeps the latter alone.
+            told = next((t for t in logged[seen:heard] if t.held), logged[heard - 1])
+            ticks.append(replace(told, stamp_ns=stamp, positions=position))
         else:
             ticks.append(ExecutedCommand(stamp, position, position, (), Source.HOLD, 0.0, 0, StreamId(), -1))
+        seen = heard
     return replace(record, executed=ticks)

@@ -15,7 +15,7 @@ from mcap_ros2.decoder import DecoderFactory
 from bora_common import codec
 from bora_common.codec_record import decode_entry, transition_bytes
 from bora_common.errors import LogError
-from bora_replay.cutter import cut
+from bora_replay.cutter import cut, steps_of
 from bora_replay.recorder import NS
 from bora_replay.segments import SegmentReader
 from bora_replay.steplog import StepLog, from_controller, read_episodes, same_transition, segment_paths, verify
@@ -241,6 +241,22 @@ def test_the_controllers_own_record_gives_the_same_count(finished):
         assert all(same_transition(a, b) for a, b in zip(again, expected, strict=True))
         fewer = dataclasses.replace(logged.record, executed=ticks[:5])  # a log that lost ticks does not hide what was executed
         assert len(cut(from_controller(fewer, stamps, positions))) == len(expected)
+
+
+def test_a_hold_of_one_instant_counts_in_the_controllers_record_too(finished):
+    """The watchdog holds and the command that it missed comes in the same tick: the controller keeps the command, the log both."""
+    run, _ = finished
+    for logged in read_episodes(run):
+        ticks = list(logged.record.executed)
+        stamps = np.array([t.stamp_ns for t in ticks])
+        positions = np.stack([t.positions for t in ticks])
+        middle = len(ticks) // 2
+        held = dataclasses.replace(ticks[middle], held=True, hold_reason='command: silent')
+        record = dataclasses.replace(logged.record, executed=[*ticks[:middle], held, *ticks[middle:]])
+        assert any(s.held for s in steps_of(record)) and not any(s.held for s in steps_of(logged.record))
+        again = from_controller(record, stamps, positions)
+        assert [s.held for s in steps_of(again)] == [s.held for s in steps_of(record)]
+        assert len(cut(again)) == len(cut(record))
 
 
 def test_transitions_keep_their_tokens_to_half_precision():
