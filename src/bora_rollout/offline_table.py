@@ -37,8 +37,8 @@ HELD_OUT_SEED = 600_000
 INTERRUPTED = 130
 FROM_NOTHING = ('bc-consistency', 'bc-diffusion')  # the others go on from the base
 MINUTES = {  # about, on one core
-    'demonstrations': 4, 'train/bc-consistency': 28, 'train/bc-diffusion': 28, 'own': 12, 'held-out': 8, 'train/bc-longer': 13,
-    'train/bc-filtered': 9, 'train/decoupled-critic': 24, 'train/bora-offline': 30, 'evaluation': 3.5, 'hand-over': 1,
+    'demonstrations': 4, 'train/bc-consistency': 28, 'train/bc-diffusion': 28, 'own': 12, 'held-out': 8, 'train/bc-longer': 8,
+    'train/bc-filtered': 6, 'train/decoupled-critic': 17, 'train/bora-offline': 26, 'evaluation': 3.5, 'hand-over': 1,
 }  # fmt: skip
 
 
