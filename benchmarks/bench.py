@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = str(Path(folder) / 'run')
         figures = {**measure('simulation'), **measure('proposal'), **measure('graph', run)}
-        figures |= {**measure('replay', run), **measure('training', run)}
+        figures |= {**measure('replay', run), **measure('training', run), **measure('offline')}
     figures |= {**derive(figures), **provenance(0)}
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(figures, indent=1) + '\n')

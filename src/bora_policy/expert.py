@@ -17,6 +17,7 @@ SIGMA_MIN, SIGMA_MAX, RHO, SIGMA_DATA = 0.002, 80.0, 7.0, 1.0
 # data's own spread here, most of an intermediate level's noise would pass, and two steps would be far worse than one.
 SIGMA_GIVEN = 0.2
 TRAINING_LEVELS = 40
+ROUNDING = 0.1  # normalised error below which cloning's loss is a square
 
 
 def karras(levels: int) -> torch.Tensor:
@@ -110,7 +111,7 @@ class ConsistencyExpert(SplineExpert):
         """Behaviour cloning: rebuild a chunk [B,k,D] noised at `sigma` [B]; smooth-L1 over its valid steps, `mask` [B,k]."""
         clean = self.values(chunk)
         rebuilt = self.chunk(self.denoise(clean + sigma[:, None, None] * noise, sigma, tokens, proprio))
-        error = nn.functional.smooth_l1_loss(rebuilt, chunk, reduction='none', beta=0.1).mean(-1)
+        error = nn.functional.smooth_l1_loss(rebuilt, chunk, reduction='none', beta=ROUNDING).mean(-1)
         loss = (error * mask).sum() / mask.sum().clamp(min=1)
         return loss, {'bc': float(loss.detach())}
 

@@ -14,8 +14,9 @@ import math
 import torch
 from torch import nn
 
+from bora_policy.expert import ROUNDING
+
 SCALE = 0.25  # of the density, normalised
-ROUNDING = 0.1  # error below which the density is normal; that of the experts' behaviour cloning
 NORMALISER = (  # integral of exp(-smooth_l1 / SCALE) over all errors
     math.sqrt(2 * math.pi * ROUNDING * SCALE) * math.erf(math.sqrt(ROUNDING / (2 * SCALE)))
     + 2 * SCALE * math.exp(-ROUNDING / (2 * SCALE))

@@ -138,10 +138,14 @@ def _difference_table(report: Mapping[str, Any]) -> str:
 def _value_table(report: Mapping[str, Any]) -> str:
     lines = ['### Value between successful and failed held-out episodes (AUC)', '']
     lines += [_line(('task', 'successful', 'failed', *CRITICS)), _line(['---'] * (3 + len(CRITICS)))]
+    columns: dict[str, list[float]] = {method: [] for method in CRITICS}
     for task, methods in report['value'].items():
         counts = next(iter(methods.values()))
-        scores = [methods.get(method, {}).get('auc') for method in CRITICS]
-        lines.append(_line((task, counts['n_success'], counts['n_failure'], *('–' if s is None else f'{s:.2f}' for s in scores))))
+        scores = {method: methods.get(method, {}).get('auc') for method in CRITICS}
+        lines.append(_line((task, counts['n_success'], counts['n_failure'], *('–' if s is None else f'{s:.2f}' for s in scores.values()))))
+        for method, score in scores.items():
+            columns[method] += [] if score is None else [score]
+    lines.append(_line(('**mean**', '', '', *(f'**{np.mean(c):.2f}**' if c else '–' for c in columns.values()))))
     gates = ', '.join(f'{method} {share:.0%}' for method, share in report['gate_open'].items() if share is not None)
     return '\n'.join([*lines, '', f'Gate open in the second stage: {gates or "–"}.'])
 

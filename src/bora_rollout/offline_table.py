@@ -33,12 +33,12 @@ from bora_rollout.stages import Result, Stage, Watcher, run_stages
 from bora_sim.tasks import TASKS, digest, make_task
 from bora_trainer.offline_config import OfflineConfig, load_config
 
-HELD_OUT_SEED = 600_000
+HELD_OUT_SEED = 700_000
 INTERRUPTED = 130
 FROM_NOTHING = ('bc-consistency', 'bc-diffusion')  # the others go on from the base
 MINUTES = {  # about, on one core
-    'demonstrations': 4, 'train/bc-consistency': 28, 'train/bc-diffusion': 28, 'own': 12, 'held-out': 8, 'train/bc-longer': 8,
-    'train/bc-filtered': 6, 'train/decoupled-critic': 17, 'train/bora-offline': 26, 'evaluation': 3.5, 'hand-over': 1,
+    'demonstrations': 4, 'train/bc-consistency': 28, 'train/bc-diffusion': 28, 'own': 12, 'held-out': 8, 'train/bc-longer': 5,
+    'train/bc-filtered': 5, 'train/decoupled-critic': 16, 'train/bora-offline': 24, 'evaluation': 3, 'hand-over': 1,
 }  # fmt: skip
 
 

@@ -97,7 +97,8 @@ class CriticConfig:
     ensemble: int = 2
     token_noise: float = 0.5  # on tokens while training, as a share of each token's deviation: few episodes are learnt by heart otherwise
     head_start: int = 0  # updates before the actor's first, on the initial model
-    settle: int = 400  # updates on the final model's tokens, for the hand-over
+    settle: int = 800  # updates of the new critic that is handed over, on the final model
+    settle_own: float = 0.75  # share of own episodes in them: V is to follow the policy, which fails where demonstrators do not
     alone_batch: int = 128  # of the updates that the critic makes alone: those of the head start and for the hand-over
 
 
@@ -167,6 +168,7 @@ class OfflineConfig:
             'critic.gamma': self.critic.gamma, 'critic.expectile': self.critic.expectile, 'critic.target_rate': self.critic.target_rate,
             'ppo.gae': self.ppo.gae, 'ppo.clip': self.ppo.clip,
             'ppo.negative': self.ppo.negative, 'actor.average': self.actor.average, 'data.own_share': self.data.own_share,
+            'critic.settle_own': self.critic.settle_own,
         }  # fmt: skip
         for name, value in shares.items():
             if not 0 <= value <= 1:

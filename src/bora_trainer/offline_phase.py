@@ -156,13 +156,27 @@ class OfflinePhase:
         parts = [frames[i : i + ENCODE_BATCH] for i in range(0, len(frames), ENCODE_BATCH)]
         return torch.cat([self.look(source, some)['tokens'].cpu() for some in parts])
 
-    def train_critic(self, updates: int, report: Callable[[int], None] = lambda done: None) -> Info:
-        """Train the critic alone while the VLA stands still: what a critic of tokens reads is computed once. Each process does all of it.
-
-        So it can be good before the policy listens to it, and settles on the final model's features for the hand-over.
-        """
+    def head_start(self, report: Callable[[int], None] = lambda done: None) -> Info:
+        """Train the critic alone, so that it is good before the policy listens to it."""
         count = self.config.critic.alone_batch
         own = round(count * self.config.data.own_share) if self.config.own_batch else 0
+        return self.train_critic(self.config.critic.head_start, count, own, report)
+
+    def settle(self, critic: nn.Module, report: Callable[[int], None] = lambda done: None) -> Info:
+        """Put `critic`, a new one, in the place of the present one and train it alone on the model as it is, mostly on its own episodes.
+
+        For the hand-over. The present one has learnt its episodes by heart beside the actor: more updates do not undo that.
+        """
+        wanted = self.config.critic
+        self.critic = OfflineCritic(critic, wanted, self.critic.k, Replicas())
+        own = round(wanted.alone_batch * wanted.settle_own) if self.config.own_batch else 0
+        return self.train_critic(wanted.settle, wanted.alone_batch - own, own, report)
+
+    def train_critic(self, updates: int, count: int, own: int, report: Callable[[int], None] = lambda done: None) -> Info:
+        """Train the critic while the VLA stands still, on `count` rows of demonstrations and `own` ones: each process does all of it.
+
+        What a critic of tokens reads is computed once.
+        """
         sources = [(source, rows) for source, rows in ((self.demonstrations, count), (self.own, own)) if source is not None and rows]
         seen = [self.encode(source) for source, _ in sources] if self._reads_tokens else []
         alone = OfflineCritic(self.critic.critic, self.config.critic, self.critic.k, Replicas())

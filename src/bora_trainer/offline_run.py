@@ -1,7 +1,7 @@
 """One run of the offline phase from its settings: data, both stages, progress on disk, and the hand-over of what was trained.
 
     <out>/                    the base model (bora_policy.vla), frozen
-        critic/               the critic of tokens, settled on the final model's features
+        critic/               the critic of tokens, trained on the final model's features
         offline.json          settings and measurements
     <work>/                   checkpoint and TensorBoard log
 """
@@ -157,7 +157,7 @@ def run_updates(phase: OfflinePhase, report: Report) -> float:
     if path.is_file():
         load_phase(phase, path, facts)
     elif phase.critic is not None and config.critic.head_start:
-        phase.train_critic(config.critic.head_start, lambda done: report('head start', done, config.critic.head_start, {}))
+        phase.head_start(lambda done: report('head start', done, config.critic.head_start, {}))
         if first:
             save_phase(phase, path, facts)
     begin, began = phase.updates, time.monotonic()
@@ -198,15 +198,17 @@ class _Log:
 
 
 def hand_over(phase: OfflinePhase, report: Report = quiet) -> dict[str, Any]:
-    """Freeze the VLA, write it, settle the critic on its features and write that (method, section 5); their digest and losses."""
+    """Freeze the VLA, write it, train a new critic on it and write that of tokens (method, section 5); their digest and losses."""
     config = phase.config
     model = phase.actor.averaged()
     facts: dict[str, Any] = {'model_digest': model.save_pretrained(config.out)}
-    if phase.critic is None or config.critic.kind != 'tokens':
+    if phase.critic is None:
         return facts
-    settled = phase.train_critic(config.critic.settle, lambda done: report('hand-over', done, config.critic.settle, {}))
+    torch.manual_seed(config.seed)
+    critic = make_critic(config, model, phase.demonstrations.data).to(phase.device)
+    settled = phase.settle(critic, lambda done: report('hand-over', done, config.critic.settle, {}))
     facts |= {f'settled_{name}': value for name, value in settled.items()}
-    critic = phase.critic.critic.eval()
-    critic.spec = dataclasses.replace(critic.spec, model_id=model.model_id)
-    save_critic(critic, Path(config.out) / 'critic', updates=phase.critic.updates, settled=config.critic.settle, seed=config.seed)
+    if config.critic.kind == 'tokens':
+        critic.spec = dataclasses.replace(critic.spec, model_id=model.model_id)
+        save_critic(critic.eval(), Path(config.out) / 'critic', updates=phase.critic.updates, seed=config.seed)
     return facts

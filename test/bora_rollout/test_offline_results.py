@@ -84,11 +84,15 @@ def test_the_page_shows_counts_differences_and_values():
         'seed': 0, 'commit': 'c0ffee', 'dirty': True, 'machine': {'processor': 'Abacus', 'cores': 2},
         'plan': {'tasks': TASKS, 'demonstrations': 7, 'poor_fraction': 0.2, 'trials': 20}, 'outcomes': played, 'means': mean_rates(played),
         'differences': differences(played), 'gate_open': {'bora-offline': 0.4, 'decoupled-critic': None}, 'minutes': {'own': 1.25},
-        'value': {'lift': {'bora-offline': {'auc': 0.91, 'n_success': 5, 'n_failure': 4}, 'decoupled-critic': {'auc': None}}},
+        'value': {
+            'lift': {'bora-offline': {'auc': 0.91, 'n_success': 5, 'n_failure': 4}, 'decoupled-critic': {'auc': None}},
+            'press': {'bora-offline': {'auc': 0.81, 'n_success': 2, 'n_failure': 7}},
+        },
     }  # fmt: skip
     text = page(report)
     assert '| lift | 10/20 | 10/20 | 10/20 | 10/20 | 10/20 | 15/20 |' in text
     assert '| standard | bc-longer | +25.0 (' in text and '| lift | 5 | 4 | 0.91 | – |' in text
+    assert '| **mean** |  |  | **0.86** | – |' in text
     assert 'commit `c0ffee` with changes' in text and 'Gate open in the second stage: bora-offline 40%.' in text and '| own | 1.2 |' in text
 
 

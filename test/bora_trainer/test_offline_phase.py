@@ -137,9 +137,9 @@ def test_own_actions_are_judged_where_ppo_says_so_and_never_cloned(weight):
 
 @pytest.mark.parametrize('kind', ['tokens', 'pixels'])
 def test_a_head_start_trains_the_critic_alone(kind):
-    phase = toy.phase(toy.config(critic={'kind': kind}))
+    phase = toy.phase(toy.config(critic={'kind': kind, 'head_start': 5}))
     actor, critic, done = weights(phase.actor.model), weights(phase.critic.critic), []
-    phase.train_critic(5, done.append)
+    phase.head_start(done.append)
     assert done == [1, 2, 3, 4, 5] and phase.critic.updates == 5  # beyond the warm-up of 3: bootstrapped ones too
     assert moved(critic, phase.critic.critic) and not moved(actor, phase.actor.model)
     assert np.isfinite(run(phase, 8)[-1]['ppo_loss'])
@@ -256,13 +256,36 @@ def test_bfloat16_stays_near_float32():
     assert all(p.dtype == torch.float32 for p in rough.actor.model.parameters())
 
 
-def test_settling_trains_the_critic_on_the_final_tokens_and_leaves_the_model_alone():
-    phase = toy.phase()
+@pytest.mark.parametrize('share, expected', [(0.0, (4, 0)), (0.75, (1, 3)), (1.0, (0, 4))])
+def test_the_critic_settles_on_a_share_of_own_episodes(share, expected, monkeypatch):
+    phase = toy.phase(toy.config(critic={'settle_own': share}))
+    drawn = []
+    monkeypatch.setattr(phase, 'train_critic', lambda updates, count, own, report: drawn.append((updates, count, own)))
+    phase.settle(toy.critic())
+    assert drawn == [(3, *expected)]
+
+
+def test_without_own_episodes_the_critic_settles_on_demonstrations(monkeypatch):
+    phase = toy.phase(toy.config(data={'own_rollouts': ()}), own=False)
+    drawn = []
+    monkeypatch.setattr(phase, 'train_critic', lambda updates, count, own, report: drawn.append((count, own)))
+    phase.settle(toy.critic())
+    assert drawn == [(4, 0)]
+
+
+@pytest.mark.parametrize('kind', ['tokens', 'pixels'])
+def test_settling_trains_a_new_critic_on_the_final_model_and_leaves_the_model_alone(kind):
+    phase = toy.phase(toy.config(critic={'kind': kind, 'settle': 5}))
     run(phase, 4)
-    model = phase.actor.averaged()
-    before, critic = weights(model), weights(phase.critic.critic)
+    model, new = phase.actor.averaged(), toy.critic(kind, seed=5)
+    before, at_first, old, beside = weights(model), weights(new), weights(phase.critic.critic), phase.critic.critic
+    phase.settle(new)
+    assert phase.critic.critic is new and moved(at_first, new)
+    assert phase.critic.updates == 5  # beyond its own warm-up of 3
+    assert not moved(before, model) and not moved(old, beside)
+
+
+def test_tokens_are_encoded_frame_by_frame():
+    phase = toy.phase()
     z = phase.encode(phase.demonstrations)
-    assert z.shape == (len(phase.demonstrations.data), 3, 16)
-    phase.train_critic(3)
-    assert not moved(before, model) and moved(critic, phase.critic.critic)
-    assert torch.equal(phase.encode(phase.demonstrations), z)
+    assert z.shape == (len(phase.demonstrations.data), 3, 16) and torch.equal(phase.encode(phase.demonstrations), z)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from bora_common.errors import ConfigError, ModelError
-from bora_critic.critic import load_critic
+from bora_critic.critic import MANIFEST, load_critic
 from bora_policy.policy import Policy
 from bora_policy.vla import BoraVLA
 from bora_trainer.offline_run import FACTS, pick_device, train_offline
@@ -50,6 +50,8 @@ def test_the_hand_over_fits_together(finished):
     held_out = written['held_out']['press_button']
     assert (held_out['n_success'], held_out['n_failure']) == (1, 1) and 'auc_mean' in held_out and 'ranking_q' in held_out
     assert [r[1] for r in reports if r[0] == 'head start'] == [1, 2]
+    assert [r[1] for r in reports if r[0] == 'hand-over'] == [1, 2, 3]
+    assert json.loads((folder / 'model' / 'critic' / MANIFEST).read_text())['facts']['updates'] == 3  # a new one, not that of the training
     assert [r[1] for r in reports if r[0] == 'training'] == list(range(1, 13))
 
 
