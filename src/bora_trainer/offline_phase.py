@@ -165,7 +165,7 @@ class OfflinePhase:
     def settle(self, critic: nn.Module, report: Callable[[int], None] = lambda done: None) -> Info:
         """Put `critic`, a new one, in the place of the present one and train it alone on the model as it is, mostly on its own episodes.
 
-        For the hand-over. The present one has learnt its episodes by heart beside the actor: more updates do not undo that.
+        For the hand-over. The present one has learnt mostly from demonstrators, who succeed where the policy fails.
         """
         wanted = self.config.critic
         self.critic = OfflineCritic(critic, wanted, self.critic.k, Replicas())
